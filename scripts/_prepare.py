@@ -7,7 +7,7 @@ import argparse
 import json
 import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_ext.data import points_io
 from monai_ext.functional.simulate_points import simulate_points
 
 SECTIONS = ("training", "validation", "test")
@@ -34,7 +35,7 @@ def parser(description: str, *, default_out: str) -> argparse.ArgumentParser:
 
 
 def read_split(path: Path) -> dict[str, list[str]]:
-    """Return {section: names} from a split file, or stop with a sentence where a section is missing."""
+    """Return {section: names} from a JSON file, or stop with a sentence where a section is missing."""
     split = json.loads(path.read_text())
     missing = [section for section in SECTIONS if not split.get(section)]
     if missing:
@@ -55,9 +56,95 @@ def draw_split(names: Sequence[str], counts: Sequence[int], *, seed: int) -> dic
     return split
 
 
-def place(source: Path, target: Path, *, copy: bool) -> None:
+class DataSetWriter:
+    """Writes images, labels, simulated points and, at the end, the data list and a short table.
+
+    Args:
+        options: the command line, see :func:`parser`.
+        name: the data set's name in the data list.
+        target: name of label 1.
+        min_voxels: objects smaller than this get no clicks.
+    """
+
+    def __init__(self, options: argparse.Namespace, *, name: str, target: str, min_voxels: int = 10) -> None:
+        self.options, self.min_voxels = options, min_voxels
+        self.head: dict[str, Any] = {"name": name, "labels": {"0": "background", "1": target}}
+        self.items: dict[str, list[dict[str, str]]] = {section: [] for section in SECTIONS}
+        self.objects = dict.fromkeys(SECTIONS, 0)
+
+    def add(
+        self,
+        section: str,
+        stem: str,
+        *,
+        image: Path | NDArray[Any],
+        label: Path | NDArray[Any],
+        affine: NDArray[Any] | None = None,
+        group: str | None = None,
+    ) -> None:
+        """Write one case; training cases get points.
+
+        Files are linked (labels that are not 0 and 1 are written as label > 0); arrays (i, j, k) are written with
+        ``affine`` to RAS millimetres. ``group`` is the patient, by default the case itself.
+        """
+        out = self.options.out
+        item = {"image": f"images/{stem}.nii.gz", "label": f"labels/{stem}.nii.gz", "group": group or stem}
+        if isinstance(image, Path):
+            _place(image, out / item["image"], copy=self.options.copy)
+        else:
+            _save(image, affine, out / item["image"])
+        if isinstance(label, Path):
+            label, affine = self._bring_label(label, out / item["label"])
+        else:
+            _save(label, affine, out / item["label"])
+        if section == "training":
+            item["points"] = f"points/{stem}.json"
+            self.objects[section] += self._write_points(label, affine, out / item["points"])
+        self.items[section].append(item)
+
+    def finish(self) -> None:
+        """Write ``datalist.json``, last, so that it names only what exists, and say what was done."""
+        path = self.options.out / "datalist.json"
+        path.write_text(json.dumps({**self.head, **self.items}, indent=1) + "\n")
+        print(f"{'section':<12}{'cases':>7}{'objects':>9}{'clicks':>8}")
+        for section, rows in self.items.items():
+            counts = (self.objects[section], 7 * self.objects[section]) if section == "training" else ("-", "-")
+            print(f"{section:<12}{len(rows):>7}{counts[0]:>9}{counts[1]:>8}")
+        print(f"written: {path}")
+
+    def _bring_label(self, source: Path, target: Path) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+        image: Any = nib.load(source)
+        values = np.asarray(image.dataobj)
+        mask = (values > 0).astype(np.uint8)
+        if np.array_equal(mask, values):
+            _place(source, target, copy=self.options.copy)
+        else:
+            _save(mask, image.affine, target)
+        return mask, image.affine
+
+    def _write_points(self, mask: NDArray[Any], affine: NDArray[Any] | None, path: Path) -> int:
+        """Seven clicks per connected object; they depend on the seed and the file's name only, not on the split."""
+        labels, positions = simulate_points(
+            mask,
+            margin_voxels=tuple(self.options.margin),
+            min_voxels=self.min_voxels,
+            seed=np.random.default_rng([self.options.seed, zlib.crc32(path.stem.encode())]),
+            affine=affine,
+        )
+        if not labels:
+            raise SystemExit(f"{path.stem}: the mask holds no object of at least {self.min_voxels} voxels.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        points_io.write_points(path, points_io.PointSet(tuple(labels), positions, "voxel"))
+        return len(labels) // 7
+
+
+def _place(source: Path, target: Path, *, copy: bool) -> None:
     """Put ``source`` at ``target`` as a link, or as a copy where asked or where the system has no links."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    if source.suffix != ".gz":
+        image: Any = nib.load(source)  # the name in the data set ends in .nii.gz: compress
+        _save(np.asarray(image.dataobj), image.affine, target)
+        return
     target.unlink(missing_ok=True)
     if not copy:
         try:
@@ -68,52 +155,7 @@ def place(source: Path, target: Path, *, copy: bool) -> None:
     shutil.copyfile(source, target)
 
 
-def read_mask(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Return label > 0 and the affine of a NIfTI label file."""
-    image = nib.load(path)
-    return (np.asarray(image.dataobj) > 0).astype(np.uint8), image.affine
-
-
-def save_nifti(array: NDArray[Any], affine: NDArray[Any], path: Path) -> None:
-    """Write an array (i, j, k) with its affine to RAS millimetres, without leaving half a file."""
+def _save(array: NDArray[Any], affine: NDArray[Any] | None, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)  # never write through a link into the source
-    draft = path.with_name(f".{path.name}.nii.gz")
-    nib.save(nib.Nifti1Image(array, affine), draft)
-    draft.replace(path)
-
-
-def write_points(
-    mask: NDArray[Any], affine: NDArray[Any], path: Path, *, options: argparse.Namespace, min_voxels: int = 10
-) -> int:
-    """Simulate seven clicks per connected object of the mask, write them, and return how many objects got clicks.
-
-    The random state depends on ``options.seed`` and the file's name only: a case keeps its clicks in any split.
-    """
-    labels, positions = simulate_points(
-        mask,
-        margin_voxels=tuple(options.margin),
-        min_voxels=min_voxels,
-        seed=np.random.default_rng([options.seed, zlib.crc32(path.stem.encode())]),
-        affine=affine,
-    )
-    if not labels:
-        raise SystemExit(f"{path.stem}: the mask holds no object of at least {min_voxels} voxels.")
-    points = [{"label": n, "position": [int(x) for x in p]} for n, p in zip(labels, positions, strict=True)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"space": "voxel", "points": points}, indent=1) + "\n")
-    return len(points) // 7
-
-
-def write_datalist(out: Path, name: str, target: str, items: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
-    """Write ``datalist.json`` (the list comes last, so that it names only what exists)."""
-    datalist = {"name": name, "labels": {"0": "background", "1": target}, **items}
-    (out / "datalist.json").write_text(json.dumps(datalist, indent=1) + "\n")
-
-
-def print_table(out: Path, items: Mapping[str, Sequence[Mapping[str, str]]], objects: int) -> None:
-    """Say what was written."""
-    print(f"{'section':<12}{'cases':>6}")
-    for section, rows in items.items():
-        print(f"{section:<12}{len(rows):>6}")
-    print(f"{7 * objects} simulated clicks on {objects} training objects; written: {out / 'datalist.json'}")
+    nib.save(nib.Nifti1Image(array, affine), path)

@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import _prepare
-import nibabel as nib
-import numpy as np
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,21 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     missing = [n for names in split.values() for n in names if not (images / n).exists() or not (labels / n).exists()]
     if missing:
         raise SystemExit(f"{missing[0]} (one of {len(missing)}) is not in both {images} and {labels}.")
-    items: dict[str, list[dict[str, str]]] = {}
-    objects = 0
+    writer = _prepare.DataSetWriter(options, name="hippocampus from seven points", target="hippocampus")
     for section, names in split.items():
-        items[section] = []
         for name in names:
-            stem = name.removesuffix(".nii.gz")
-            item = {"image": f"images/{name}", "label": f"labels/{name}", "group": stem}
-            _prepare.place(images / name, options.out / item["image"], copy=options.copy)
-            mask, affine = _write_label(labels / name, options.out / item["label"], copy=options.copy)
-            if section == "training":
-                item["points"] = f"points/{stem}.json"
-                objects += _prepare.write_points(mask, affine, options.out / item["points"], options=options)
-            items[section].append(item)
-    _prepare.write_datalist(options.out, "hippocampus from seven points", "hippocampus", items)
-    _prepare.print_table(options.out, items, objects)
+            writer.add(section, name.removesuffix(".nii.gz"), image=images / name, label=labels / name)
+    writer.finish()
 
 
 def _find_folders(source: Path) -> tuple[Path, Path]:
@@ -53,16 +41,6 @@ def _find_folders(source: Path) -> tuple[Path, Path]:
         if (source / images).is_dir() and (source / labels).is_dir():
             return source / images, source / labels
     raise SystemExit(f"{source} holds neither images and labels nor imagesTr and labelsTr.")
-
-
-def _write_label(source: Path, target: Path, *, copy: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Link a label that is binary already; otherwise (1 anterior, 2 posterior) write label > 0."""
-    mask, affine = _prepare.read_mask(source)
-    if np.asarray(nib.load(source).dataobj).max() <= 1:
-        _prepare.place(source, target, copy=copy)
-    else:
-        _prepare.save_nifti(mask, affine, target)
-    return mask, affine
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def resolve(datalist: str | Path, dataset_dir: str | Path, name: Any, *, key: st
         raise fault(datalist, key, found=f"the absolute path {name!r}", expected=expected)
     if any(".." in kind.parts for kind in kinds):
         raise fault(datalist, key, found=f"the path {name!r} that goes up by '..'", expected=expected)
-    return os.path.join(os.path.abspath(dataset_dir), name)
+    return os.path.normpath(os.path.join(os.path.abspath(dataset_dir), name))
 
 
 def load_datalist(datalist: str | Path, dataset_dir: str | Path, section: str = "training") -> list[dict[str, Any]]:

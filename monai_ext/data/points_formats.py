@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from monai.transforms import LoadImage
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from monai_ext.data.errors import DataFault, fault
+from monai_ext.data.errors import fault
 from monai_ext.functional.points import world_from_voxels
 
 SPACES = ("voxel", "RAS", "LPS")
@@ -53,7 +53,7 @@ def collect(path: Path, rows: Iterable[tuple[Any, Any]], *, space: Any) -> Point
     labels, positions = [], []
     for number, (label, position) in enumerate(rows, start=1):
         try:
-            numbers = [float(value) for value in position]
+            numbers = [] if isinstance(position, str) else [float(value) for value in position]
         except (TypeError, ValueError):
             numbers = []
         if len(numbers) not in (2, 3) or not np.isfinite(numbers).all():
@@ -132,8 +132,8 @@ def read_csv(path: Path) -> PointSet:
     Slicer's tables say ``label,r,a,s`` (RAS) or ``label,l,p,s`` (LPS), and rows whose ``defined`` is 0 were never
     placed. Array indices are ``label,i,j,k``. ``label,x,y,z`` needs the space said, in a first line such as
     ``# space=RAS`` or in a column ``space``, because guessing wrong would mirror the points unseen. ``label,x,y`` is
-    2-D pixels, and its label may be left out. A spreadsheet's semicolons with decimal commas, tabs and byte-order mark are
-    understood.
+    2-D pixels, and its label may be left out. A spreadsheet's semicolons with decimal commas, its tabs and its
+    byte-order mark are understood.
 
     Raises:
         DataFault: at a missing header or space, or a cell that is not a number.
@@ -145,9 +145,9 @@ def read_csv(path: Path) -> PointSet:
     said = [line for line in lines if line.lstrip().startswith("#")]
     table = [line for line in lines if line.strip() and line not in said]
     delimiter = next((mark for mark in (";", "\t") if table and mark in table[0]), ",")
-    reader = csv.DictReader(io.StringIO("\n".join(table)), delimiter=delimiter)
-    names = [name.strip().lower() for name in reader.fieldnames or []]
-    rows = [dict(zip(names, (cell or "" for cell in row.values()), strict=False)) for row in reader]
+    header, *body = list(csv.reader(table, delimiter=delimiter)) or [[]]
+    names = [name.strip().lower() for name in header]
+    rows = [dict(zip(names, cells, strict=False)) for cells in body]
     axes, space = _axes_of(path, names)
     space = space or _said_space(path, said, rows)
     placed = [row for row in rows if row.get("defined", "1").strip() != "0"]
@@ -171,15 +171,13 @@ def _axes_of(path: Path, names: list[str]) -> tuple[tuple[str, ...], str | None]
 
 def _said_space(path: Path, comments: list[str], rows: list[dict[str, str]]) -> str:
     words = [line.lstrip("# ").replace(":", "=").partition("=") for line in comments]
-    said = {value.strip() for key, _, value in words if key.strip().lower() in ("space", "coordinatesystem")}
-    said |= {row["space"].strip() for row in rows if row.get("space", "").strip()}
+    said = {value.strip().upper() for key, _, value in words if key.strip().lower() in ("space", "coordinatesystem")}
+    said |= {row["space"].strip().upper() for row in rows if row.get("space", "").strip()}
     if len(said) != 1:
-        found = (
-            f"columns x,y,z with the space said as {', '.join(sorted(said))}" if said else "columns x,y,z say no space"
-        )
+        found = f"columns x,y,z and the space {' and '.join(sorted(said)) or 'not said'}"
         raise fault(path, _KEY, found=found, expected="one first line '# space=RAS' (or LPS, or voxel)")
     word = said.pop()
-    return word.lower() if word.lower() == "voxel" else word.upper()
+    return "voxel" if word == "VOXEL" else word
 
 
 def read_label_volume(path: Path) -> PointSet:
@@ -197,9 +195,9 @@ def read_label_volume(path: Path) -> PointSet:
             such volumes without a word).
     """
     try:
-        volume = LoadImage(image_only=True, ensure_channel_first=True, dtype=None)(path)
+        volume = image_loader()(path)
     except Exception as error:  # readers raise whatever their library raises
-        raise fault(path, _KEY, found=f"it cannot be read ({first_line(error)})", expected="a points file") from error
+        raise fault(path, _KEY, found=f"it cannot be read ({cause_of(error)})", expected="a points file") from error
     values = np.asarray(volume.numpy())
     if values.ndim != 4 or len(values) != 1:
         raise fault(path, _KEY, found=f"the volume has shape {values.shape[1:]}", expected="one 3-D volume of clicks")
@@ -231,9 +229,13 @@ def _letters_of(positions_ras: NDArray[np.float64]) -> list[str]:
     return [letters[column] for _, column in sorted(zip(rows, columns, strict=True))]
 
 
-def first_line(error: BaseException) -> str:
+@cache
+def image_loader() -> LoadImage:
+    """Give MONAI's reader of images (C, *S) in their file's type; making one is slow, and its plugins log each time."""
+    return LoadImage(image_only=True, ensure_channel_first=True, dtype=None)
+
+
+def cause_of(error: BaseException) -> str:
     """Give the last non-empty line of an error's text, short: readers put the cause there, after their trace."""
-    if isinstance(error, DataFault):
-        return str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:160].rstrip(".")

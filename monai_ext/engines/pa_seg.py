@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,12 +18,12 @@ class PASegStep(TrainStep):
 
     Args:
         network: ``image`` (B, 1, *S) to logits (B, 2, *S).
-        partial: loss of (logits, seeds) on the labelled voxels, Eq. 3-5; term ``partial``.
-        crf: loss of (logits, image), Eq. 6-8; term ``crf``.
-        variance: loss of (logits, image, valid), Eq. 9-10; term ``variance``.
-        weights: by term; 0 removes a term.
+        losses: by term: ``partial`` of (logits, labels) on the labelled voxels, Eq. 3-5; ``crf`` of (logits, image),
+            Eq. 6-8; ``variance`` of (logits, image, valid), Eq. 9-10; and ``regularizer`` of
+            (logits, ``batch[regularizer_key]``), which the paper's rivals of Table II use.
+        weights: by term (1, alpha, beta, and the rival's); 0 removes a term.
         ramps: factors of the weights over the epochs; the released code ramps alpha and beta up, the paper is silent.
-        regularizer: another loss of (logits, ``batch[regularizer_key]``), term ``regularizer``: the rivals of Table II.
+        labels_key: the batch's partial label map; a dense mask makes this full supervision.
         regularizer_key: what the regulariser looks at: ``image``, ``seeds`` or ``size``.
     """
 
@@ -31,31 +31,24 @@ class PASegStep(TrainStep):
         self,
         *,
         network: nn.Module,
-        partial: nn.Module,
-        crf: nn.Module,
-        variance: nn.Module,
+        losses: Mapping[str, nn.Module],
         weights: Mapping[str, float],
         ramps: Mapping[str, Ramp] | None = None,
-        regularizer: Callable[..., Tensor] | None = None,
+        labels_key: str = "seeds",
         regularizer_key: str = "image",
     ) -> None:
         super().__init__(students={"network": network}, weights=weights, ramps=ramps)
-        self.partial = partial
-        self.crf = crf
-        self.variance = variance
-        self.regularizer = regularizer
+        self.losses = losses
+        self.labels_key = labels_key
         self.regularizer_key = regularizer_key
 
     def terms(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         image = batch["image"]
         logits = self.students["network"](image)
-        terms = {}
-        if self.wants("partial"):
-            terms["partial"] = self.partial(logits, batch["seeds"])
-        if self.wants("crf"):
-            terms["crf"] = self.crf(logits, image)
-        if self.wants("variance"):
-            terms["variance"] = self.variance(logits, image, batch["valid"])
-        if self.regularizer is not None and self.wants("regularizer"):
-            terms["regularizer"] = self.regularizer(logits, batch[self.regularizer_key])
-        return terms
+        inputs = {
+            "partial": (batch[self.labels_key],),
+            "crf": (image,),
+            "variance": (image, batch["valid"]),
+            "regularizer": (batch.get(self.regularizer_key),),
+        }
+        return {name: self.losses[name](logits, *inputs[name]) for name in inputs if self.wants(name)}

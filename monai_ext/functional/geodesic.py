@@ -59,7 +59,7 @@ def geodesic_distance(
     """
     values = np.asarray(image, dtype=np.float64)
     spacing_mm = np.ones(values.ndim) if spacing is None else np.asarray(spacing, dtype=np.float64)
-    weight = _checked_weight(cost, spatial_weight)
+    weight = checked_weight(cost, spatial_weight)
     if not np.isfinite(values).all():
         raise ValueError("image: found NaN or infinite intensities, expected finite ones.")
     if spacing_mm.shape != (values.ndim,) or not (np.isfinite(spacing_mm) & (spacing_mm > 0)).all():
@@ -69,7 +69,12 @@ def geodesic_distance(
     return dijkstra(graph, directed=True, indices=sources, min_only=True).reshape(values.shape)
 
 
-def _checked_weight(cost: str, spatial_weight: float | None) -> float:
+def checked_weight(cost: str, spatial_weight: float | None) -> float:
+    """Spatial weight that a cost uses, the default of the cost where None.
+
+    Raises:
+        ValueError: for an unknown cost or a weight out of its range.
+    """
     if cost not in COSTS:
         raise ValueError(f"cost: found {cost!r}, expected one of {', '.join(COSTS)}.")
     weight = DEFAULT_SPATIAL_WEIGHT[cost] if spatial_weight is None else float(spatial_weight)

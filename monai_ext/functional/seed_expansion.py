@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from monai_ext.functional.geodesic import geodesic_distance
 from monai_ext.functional.partial_labels import UNLABELLED
-from monai_ext.functional.points import box_between, nearest_voxels
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,9 @@ class ObjectDistance:
 def box_of_points(points: npt.ArrayLike, shape: Sequence[int]) -> tuple[slice, ...]:
     r"""Half-open box enclosed by the background clicks of one object.
 
-    The rule is :func:`~monai_ext.functional.points.box_between`: the planes that hold the outermost clicks are outside
-    the box, except where such a plane is the first or last of the image.
+    The clicks lie beyond the object by the annotation rule, so the planes that hold the outermost ones are outside
+    the box, except where such a plane is the first or last of the image: an object that reaches the border is clicked
+    there, and the box keeps the plane. The released code keeps every click plane inside.
 
     Args:
         points: voxel coordinates (N, D) of the background clicks, rounded here.
@@ -48,12 +48,17 @@ def box_of_points(points: npt.ArrayLike, shape: Sequence[int]) -> tuple[slice, .
         ValueError: where a click is outside the image or the clicks enclose no voxel.
     """
     clicks = _voxels(points, shape)
-    start, stop = box_between(clicks, shape=shape)
+    last = np.asarray(shape) - 1
+    low, high = clicks.min(axis=0), clicks.max(axis=0)
+    # Clicks that share one border plane enclose nothing, unless the image has no other plane.
+    shared = (low == high) & (last > 0)
+    start = np.where((low == 0) & ~shared, 0, low + 1)
+    stop = np.where((high == last) & ~shared, high + 1, high)
     if (start >= stop).any():
         axis = int(np.argmax(start >= stop))
         raise ValueError(
-            f"background points: found clicks from {clicks[:, axis].min()} to {clicks[:, axis].max()} along axis "
-            f"{axis}, expected at least one voxel between them."
+            f"background points: found clicks from {low[axis]} to {high[axis]} along axis {axis}, "
+            "expected at least one voxel between them."
         )
     return tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
 
@@ -176,11 +181,11 @@ def expand_seeds(
 
 
 def _voxels(points: npt.ArrayLike, shape: Sequence[int]) -> np.ndarray:
-    """Integer voxel indices (N, D) of points, which must lie in the image."""
+    """Integer voxel indices (N, D) of points, which must lie in the image; voxel i holds [i - 0.5, i + 0.5)."""
     positions = np.atleast_2d(np.asarray(points, dtype=np.float64))
     if positions.shape[1] != len(shape) or not len(positions) or not np.isfinite(positions).all():
         raise ValueError(f"points: found {positions.tolist()}, expected positions with {len(shape)} numbers each.")
-    voxels = nearest_voxels(positions)
+    voxels = np.floor(positions + 0.5).astype(np.int64)
     if (voxels < 0).any() or (voxels >= shape).any():
         raise ValueError(f"points: found voxels {voxels.tolist()}, expected voxels in the image of shape {shape}.")
     return voxels

@@ -1,3 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-
 """Behaviour attached to MONAI's trainers and evaluators."""
+
+from monai_ext.handlers.checkpoint import ResumableCheckpoint, SaveWeights
+from monai_ext.handlers.metrics import SurfaceDistanceHandler
+from monai_ext.handlers.overlays import CaseOverlays
+from monai_ext.handlers.progress import Progress
+from monai_ext.handlers.report import RunReport
+from monai_ext.handlers.reseed import Reseed
+from monai_ext.handlers.run_info import run_info
+from monai_ext.handlers.snapshot_teacher import SnapshotTeacher
+from monai_ext.handlers.term_log import TermLog
+
+__all__ = [
+    "CaseOverlays",
+    "Progress",
+    "Reseed",
+    "ResumableCheckpoint",
+    "RunReport",
+    "SaveWeights",
+    "SnapshotTeacher",
+    "SurfaceDistanceHandler",
+    "TermLog",
+    "run_info",
+]

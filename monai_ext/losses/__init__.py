@@ -1,3 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-
 """Loss modules that a config constructs; all take logits first."""
+
+from monai_ext.losses.crf import MultiViewCRFLoss
+from monai_ext.losses.distillation import SoftLabelDistillationLoss
+from monai_ext.losses.partial import PartialLoss
+from monai_ext.losses.variance import VarianceLoss
+
+__all__ = ["MultiViewCRFLoss", "PartialLoss", "SoftLabelDistillationLoss", "VarianceLoss"]

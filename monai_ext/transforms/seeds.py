@@ -12,6 +12,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from monai_ext.functional.geodesic import checked_weight
 from monai_ext.functional.points import group_points
 from monai_ext.functional.seed_expansion import ObjectDistance, object_distance, threshold_distances
 
@@ -22,7 +23,7 @@ class ExpandSeedsd(MapTransform):
     r"""Expand the clicks of each object to a partial label map (Zhai et al., IEEE TMI 2023, Eq. 1 and 2).
 
     Reads the image (channels, \*S), the points on its grid (``points_key``: float (N, D) voxel coordinates,
-    ``points_label_key``: F, L, R, A, P, I, S with an optional instance suffix) and, where present, the valid region
+    its ``_label``: F, L, R, A, P, I, S with an optional instance suffix) and, where present, the valid region
     (1, \*S). Writes a uint8 ``MetaTensor`` (1, \*S) with the image's affine: 0 background, 1 foreground, 255
     unlabelled. The points are removed, as nothing keeps them on the grid from here on.
 
@@ -32,13 +33,15 @@ class ExpandSeedsd(MapTransform):
     Args:
         keys: the image; one key.
         output_key: where the partial label map goes.
-        points_key: where the positions are.
-        points_label_key: where the labels of the points are.
+        points_key: where the positions are; their labels are at this key with ``_label`` appended.
         valid_key: where the valid region is; None or an absent key means everywhere.
         channel: the channel of the image that distances are measured on.
         epsilon: degree of expansion, from 0 to 1.
         cost: edge cost, see :func:`~monai_ext.functional.geodesic.geodesic_distance`.
         spatial_weight: weight of the step length in the cost; None takes the cost's default.
+
+    Raises:
+        ValueError: for more than one key or an option out of range.
     """
 
     def __init__(
@@ -46,7 +49,6 @@ class ExpandSeedsd(MapTransform):
         keys: KeysCollection = "image",
         output_key: str = "seeds",
         points_key: str = "points",
-        points_label_key: str = "points_label",
         valid_key: str | None = "valid",
         *,
         channel: int = 0,
@@ -57,14 +59,16 @@ class ExpandSeedsd(MapTransform):
         super().__init__(keys)
         if len(self.keys) != 1:
             raise ValueError(f"keys: found {self.keys}, expected the key of one image.")
+        if not 0.0 <= epsilon <= 1.0:
+            raise ValueError(f"epsilon: found {epsilon}, expected a number from 0 to 1.")
         self.output_key = output_key
         self.points_key = points_key
-        self.points_label_key = points_label_key
+        self.points_label_key = f"{points_key}_label"
         self.valid_key = valid_key
         self.channel = channel
         self.epsilon = epsilon
         self.cost = cost
-        self.spatial_weight = spatial_weight
+        self.spatial_weight = checked_weight(cost, spatial_weight)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a shallow copy of ``data`` with the partial label map and without the points.

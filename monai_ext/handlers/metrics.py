@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This package's metrics as ignite metrics, for ``key_metric`` and ``additional_metrics`` of MONAI's evaluators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from monai.handlers import IgniteMetricHandler
+
+from monai_ext.metrics.surface import AverageSurfaceDistance, Definition, EmptyRule
+
+
+class SurfaceDistanceHandler(IgniteMetricHandler):
+    """Average symmetric surface distance in mm over an evaluation.
+
+    Args:
+        definition: see :class:`monai_ext.metrics.AverageSurfaceDistance`, as for the next four.
+        empty: the value of cases without prediction or reference.
+        spacing_mm: voxel size; ``None`` reads each case's own.
+        include_background: also measure channel 0.
+        reduction: how cases and classes are averaged.
+        output_transform: takes ``engine.state.output`` to (prediction, reference), for example
+            ``monai.handlers.from_engine(["pred", "label"])``; both one-hot.
+        save_details: keep the value of every case and class in ``engine.state.metric_details``, from where
+            ``monai.handlers.MetricsSaver`` writes it.
+    """
+
+    def __init__(
+        self,
+        *,
+        definition: Definition = "pooled",
+        empty: EmptyRule = "diagonal",
+        spacing_mm: Sequence[float] | None = None,
+        include_background: bool = False,
+        reduction: str = "mean",
+        output_transform: Callable = lambda x: x,
+        save_details: bool = True,
+    ) -> None:
+        metric = AverageSurfaceDistance(
+            definition=definition,
+            empty=empty,
+            spacing_mm=spacing_mm,
+            include_background=include_background,
+            reduction=reduction,
+        )
+        super().__init__(metric_fn=metric, output_transform=output_transform, save_details=save_details)

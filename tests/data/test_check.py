@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import runpy
+import shutil
+import sys
+
+import pytest
+
+from monai_ext.data.__main__ import main
+from monai_ext.data.check import DataFault, check_datalist, check_disk, check_or_exit, format_table
+
+# --- what is found -------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_data_set_is_summed_up(data):
+    training, validation = data.check()
+    assert (training.section, training.entries, training.shapes, training.points) == (
+        "training",
+        1,
+        [data.shape],
+        [(7, 1)],
+    )
+    assert training.spacings_mm == [(1.0, 1.0, 2.0)]
+    assert training.intensities == [(data.image.min(), data.image.max())]
+    assert training.label_volumes == {}
+    assert validation.label_volumes == {"tumour": [pytest.approx(9 * 8 * 4 * 2 / 1000)]}
+    lines = format_table([training, validation]).splitlines()
+    assert [line.split()[0] for line in lines] == ["section", "-" * 10, "training", "validation"]
+    assert "20 x 24 x 16" in lines[2]
+    assert "1 x 1 x 2" in lines[2]
+    assert "7 for 1 objects" in lines[2]
+    assert "tumour 0.576 ml" in lines[3]
+
+
+def test_without_needs_all_that_is_there_is_checked(data):
+    assert [row.section for row in data.check(None)] == ["training", "validation"]
+    data.content["unlabeled"] = [{"image": "none.nii.gz"}]
+    data.check()
+    data.refused("none.nii.gz", "no such file", needs=None)
+
+
+def test_a_key_that_the_method_does_not_use_is_not_read(data):
+    data.content["training"][0]["label"] = "none.nii.gz"
+    data.check()
+    data.refused("none.nii.gz", needs={"training": ["image", "label"]})
+
+
+def test_ranges_and_progress_over_many_cases(data, capsys):
+    data.volume("b.nii.gz", data.image[:, :, :12])
+    data.content["training"] = [{"image": name} for name in ["a.nii.gz"] * 40 + ["b.nii.gz"] * 11]
+    table = format_table(data.check({"training": ["image"]}))
+    assert "20 x 24 x 12-16" in table
+    assert "51/51" in capsys.readouterr().err
+    data.content["training"].pop()
+    data.check({"training": ["image"]})
+    assert capsys.readouterr().err == ""
+
+
+def test_channels_from_several_files(data):
+    data.content["training"][0]["image"] = ["a.nii.gz", "v.nii.gz"]
+    assert data.check()[0].shapes == [data.shape]
+    data.content["training"][0]["image"] = ["a.nii.gz", "none.nii.gz"]
+    data.refused("none.nii.gz", "(image)")
+    data.volume("b.nii.gz", data.image[:, :, :12])
+    data.content["training"][0]["image"] = ["a.nii.gz", "b.nii.gz"]
+    data.refused("b.nii.gz", "cannot be read")
+
+
+# --- faults of the datalist ----------------------------------------------------------------------------------------
+
+
+def test_malformed_json(data):
+    (data.folder / "bad.json").write_text('{"training": [}')
+    with pytest.raises(DataFault, match=r"bad.json .*not JSON"):
+        check_datalist(data.folder / "bad.json", data.folder)
+
+
+def test_missing_dataset_dir(data):
+    (data.folder / "list.json").write_text(json.dumps(data.content))
+    with pytest.raises(DataFault, match=r"none \(dataset_dir\): there is no such folder"):
+        check_datalist(data.folder / "list.json", data.folder / "none")
+
+
+@pytest.mark.parametrize("key", ["image_id", "label_name"])
+def test_keys_that_crash_spacingd(data, key):
+    data.content["validation"][0][key] = "x"
+    data.refused("list.json", repr(key), "Spacingd", needs={"training": ["image"]})
+
+
+def test_a_group_in_two_sections(data):
+    data.content["validation"][0]["group"] = "p1"
+    data.refused("list.json (group)", "'p1' is in 'training' and 'validation'")
+    data.content["validation"][0]["group"] = "p2"
+    data.content["training"].append(dict(data.content["training"][0]))
+    data.check()
+
+
+def test_a_group_may_be_a_number(data):
+    data.content["training"][0]["group"], data.content["validation"][0]["group"] = 7, "7"
+    data.refused("'7' is in 'training' and 'validation'")
+
+
+def test_a_group_leaks_into_a_section_that_is_not_used(data):
+    data.content["test"] = [{"image": "t.nii.gz", "group": "p1"}]
+    data.refused("'p1' is in 'training' and 'test'")
+
+
+def test_empty_and_missing_sections(data):
+    data.content["validation"] = []
+    data.refused("list.json (validation)", "is empty")
+    data.refused("is empty", needs=None)
+    data.check({"training": ["image"]})
+    data.refused(
+        "list.json (unlabeled)", "no section 'unlabeled'", needs={"training": ["image"], "unlabeled": ["image"]}
+    )
+    data.content = {"labels": {}}
+    data.refused("no section in it", needs=None)
+
+
+def test_a_needed_key_is_missing(data):
+    del data.content["training"][0]["points"]
+    data.refused("list.json (training)", "entry 1 has no key 'points'")
+
+
+def test_paths_may_not_leave_the_folder(data):
+    data.content["training"][0]["image"] = "../a.nii.gz"
+    data.refused("list.json (image)", "goes up by '..'")
+
+
+# --- the disk and the command line ---------------------------------------------------------------------------------
+
+
+def test_disk(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    check_disk(tmp_path / "cache/that/is/not/there/yet", 1024)
+    with pytest.raises(DataFault, match=r"cache \(cache\): .* GiB are free, expected at least .* GiB for the cache"):
+        check_disk(tmp_path / "cache", free + 2**40)
+
+
+def test_a_bundle_exits_with_the_sentence(data):
+    (data.folder / "list.json").write_text(json.dumps(data.content))
+    assert len(check_or_exit(data.folder / "list.json", data.folder, needs=data.needs)) == 2
+    (data.folder / "a.nii.gz").unlink()
+    with pytest.raises(SystemExit, match=r"a.nii.gz \(image\): there is no such file"):
+        check_or_exit(data.folder / "list.json", data.folder, needs=data.needs)
+
+
+def test_command_line(data, capsys, monkeypatch):
+    datalist = data.folder / "list.json"
+    datalist.write_text(json.dumps(data.content))
+    main(["check", str(datalist)])
+    assert "validation  1      20 x 24 x 16" in capsys.readouterr().out
+
+    config = data.folder / "bundles/seven/configs/train.json"
+    config.parent.mkdir(parents=True)
+    config.write_text(json.dumps({"needs": {"training": ["image", "points"]}}))
+    monkeypatch.chdir(data.folder)
+    main(["check", "list.json", "--bundle", "seven"])
+    out = capsys.readouterr().out
+    assert "training" in out
+    assert "validation" not in out
+    with pytest.raises(SystemExit, match=r"there is no bundle 'eight', expected one of .*seven"):
+        main(["check", "list.json", "--bundle", "eight"])
+    config.write_text("{}")
+    with pytest.raises(SystemExit, match=r"train.json \(needs\): None, expected an object"):
+        main(["check", "list.json", "--bundle", "seven"])
+
+
+def test_python_m_ends_with_the_sentence(data, monkeypatch):
+    """Python prints a SystemExit's text to stderr and exits with status 1; a number would be the status itself."""
+    (data.folder / "elsewhere").mkdir()
+    (data.folder / "elsewhere/list.json").write_text(json.dumps({"training": [{"image": "none.nii.gz"}]}))
+    words = ["check", str(data.folder / "elsewhere/list.json"), "--dataset_dir", str(data.folder)]
+    monkeypatch.setattr(sys, "argv", ["monai_ext.data", *words])
+    monkeypatch.delitem(sys.modules, "monai_ext.data.__main__")
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("monai_ext.data", run_name="__main__")
+    missing = data.folder / "none.nii.gz"
+    assert caught.value.code == f"{missing} (image): there is no such file, expected a file in dataset_dir."
