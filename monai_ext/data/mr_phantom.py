@@ -35,7 +35,7 @@ class PhantomSpec:
     contrast: float = 0.45
     texture: float = 0.06
     bias: float = 0.15
-    noise: float = 0.06
+    noise: float = 0.05
     blur_mm: float = 0.6
     vessels: int = 3
     nodules: int = 3
@@ -130,8 +130,8 @@ def _places(radii: NDArray[Any], objects: int, rng: np.random.Generator) -> list
         return [(rng.uniform(-0.22, 0.22, 3) * radii, radii.min() * rng.uniform(0.48, 0.6))]
     places = []
     for side in (-1, 1):
-        centre = radii * np.array([0.45 * side, *rng.uniform(-0.2, 0.2, 2)])
-        places.append((centre, radii.min() * rng.uniform(0.34, 0.4)))
+        centre = radii * np.array([0.48 * side, *rng.uniform(-0.2, 0.2, 2)])
+        places.append((centre, radii.min() * rng.uniform(0.32, 0.38)))
     return places
 
 

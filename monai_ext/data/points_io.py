@@ -125,7 +125,7 @@ class LoadPointsd(MapTransform):
                 raise fault(output[key], str(key), found=found, expected=f"{dims} as in the {dims}-D image")
             if dims == 2 and points.space == "voxel" and not self.xy:
                 points = PointSet(points.labels, points.positions[:, ::-1].copy(), "voxel")
-            output[key] = to_voxels(points, affine=affine, original_affine=affine)
+            output[key] = to_voxels(points, affine=affine, original_affine=original)
             output[f"{key}_label"] = points.labels
         return output
 

@@ -19,8 +19,9 @@ VIEWS = ("axial", "sagittal", "coronal")
 
 # A voxel of padding differs from any real intensity by so much that its affinity is exactly 0; its square is finite.
 _FAR = 1e18
-# Voxels handled at once on the CPU: large enough to hide the cost of a call, small enough for the cache.
-_CPU_BLOCK = 1 << 17
+# Voxels handled at once on the CPU. They stay in the cache, and below PyTorch's 32768 an operation keeps to the
+# calling thread: meeting other threads thousands of times is slower by far where data loaders compete for the cores.
+_CPU_BLOCK = 32000
 
 
 class Stencil(NamedTuple):
@@ -150,44 +151,44 @@ class _PairwiseEnergy(torch.autograd.Function):
 def _sweep(values: Tensor, image: Tensor, stencil: Stencil) -> tuple[Tensor, Tensor]:
     """Sum of K over unordered pairs, and sum over j of K_ij values_j at each i, in the shape of ``values``.
 
-    All arrays are laid out flat with ``reach`` voxels of padding behind every axis. Then an offset in space is one
-    shift of the flat array, and whatever a shift carries over an edge lands in padding, whose affinity is 0.
+    All arrays are laid out flat with padding behind every axis. Then an offset in space is one shift of the flat
+    array, and whatever a shift carries over an edge lands in padding, whose affinity to any voxel is 0.
     """
-    sizes = (values.shape[0], *(n + r for n, r in zip(values.shape[2:], stencil.reach, strict=True)))
+    margin = (stencil.reach[0] + 1, *stencil.reach[1:])  # the extra plane takes the longest shift of the last voxel
+    sizes = (values.shape[0], *(n + m for n, m in zip(values.shape[2:], margin, strict=True)))
     stride = (sizes[2] * sizes[3], sizes[3], 1)
-    channels, rows = _flatten(image, stencil.reach, _FAR), _flatten(values, stencil.reach, 0.0)
-    inside = _flatten(torch.ones_like(values[:, :1]), stencil.reach, 0.0)[0]
+    channels, rows = _flatten(image, margin, _FAR), _flatten(values, margin, 0.0)
     gathered = torch.zeros_like(rows)
-    end = rows.shape[1] - stencil.reach[0] * stride[0]  # nothing real behind
-    block = min(_CPU_BLOCK, end) if rows.device.type == "cpu" else end
+    mass = torch.zeros_like(rows[:1])
     shifts = [sum(o * s for o, s in zip(offset, stride, strict=True)) for offset in stencil.offsets]
     log_weights = torch.tensor(stencil.log_weights, dtype=rows.dtype, device=rows.device).unbind()
+    end = rows.shape[1] - margin[0] * stride[0]  # behind it there is padding only
+    block = min(_CPU_BLOCK, end) if rows.device.type == "cpu" else end
     buffer = rows.new_empty(2, block)
-    sums = []
     for start in range(0, end, block):
+        here = slice(start, min(start + block, end))
+        kernel, difference = buffer[:, : here.stop - start].unbind()
+        image_here, mass_here = channels[:, here].unbind(), mass[0, here]
+        features = list(zip(rows, gathered, rows[:, here], gathered[:, here], strict=True))
         for shift, log_weight in zip(shifts, log_weights, strict=True):
-            length = min(block, end - shift - start)
-            if length <= 0:
-                continue
-            here, there = slice(start, start + length), slice(start + shift, start + shift + length)
-            kernel, difference = buffer[0, :length], buffer[1, :length]
-            for m, channel in enumerate(channels):
-                torch.sub(channel[here], channel[there], out=difference)
-                torch.addcmul(kernel if m else log_weight, difference, difference, value=-1, out=kernel)
+            there = slice(start + shift, here.stop + shift)
+            exponent = log_weight
+            for channel, channel_here in zip(channels, image_here, strict=True):
+                torch.sub(channel_here, channel[there], out=difference)
+                exponent = torch.addcmul(exponent, difference, difference, value=-1, out=kernel)
             kernel.exp_()
-            for row, result in zip(rows, gathered, strict=True):
-                result[here].addcmul_(kernel, row[there])
-                result[there].addcmul_(kernel, row[here])
-            sums.append(torch.dot(kernel, inside[here]))
-    total = torch.stack(sums).sum() if sums else rows.new_zeros(())
-    padded = gathered.view(-1, *sizes).transpose(0, 1)
+            mass_here.add_(kernel)
+            for row, result, row_here, result_here in features:
+                result_here.addcmul_(kernel, row[there])
+                result[there].addcmul_(kernel, row_here)
     x, y, z = values.shape[2:]
-    return total, padded[:, :, :x, :y, :z].contiguous()
+    mass, gathered = (t.view(-1, *sizes).transpose(0, 1)[:, :, :x, :y, :z] for t in (mass, gathered))
+    return mass.sum(), gathered.contiguous()
 
 
-def _flatten(array: Tensor, reach: tuple[int, int, int], fill: float) -> Tensor:
-    """(B, F, X, Y, Z) to (F, voxels) with ``reach`` padding voxels behind each axis."""
-    padded = F.pad(array, (0, reach[2], 0, reach[1], 0, reach[0]), value=fill)
+def _flatten(array: Tensor, margin: tuple[int, ...], fill: float) -> Tensor:
+    """(B, F, X, Y, Z) to (F, voxels) with ``margin`` voxels of padding behind each axis."""
+    padded = F.pad(array, (0, margin[2], 0, margin[1], 0, margin[0]), value=fill)
     return padded.transpose(0, 1).reshape(array.shape[1], -1)
 
 

@@ -96,8 +96,9 @@ class ResumableCheckpoint:
             return
         state: dict[str, Any] = {name: _bare_state(obj) for name, obj in self.objects.items()}
         state["epoch"] = engine.state.epoch
-        if getattr(engine, "scaler", None) is not None:
-            state["scaler"] = engine.scaler.state_dict()
+        scaler = getattr(engine, "scaler", None)
+        if scaler is not None:
+            state["scaler"] = scaler.state_dict()
         if self.validator is not None:
             best = self.validator.state
             state["best"] = {
@@ -115,7 +116,7 @@ class ResumableCheckpoint:
         if not self.resume or not self.path.exists():
             return
         try:
-            state = torch.load(self.path, map_location=engine.state.device, weights_only=True)
+            state = torch.load(self.path, map_location=getattr(engine.state, "device", "cpu"), weights_only=True)
             for name, obj in self.objects.items():
                 target = obj.module if isinstance(obj, nn.parallel.DistributedDataParallel) else obj
                 target.load_state_dict(state[name])
@@ -124,13 +125,15 @@ class ResumableCheckpoint:
                 f"{self.path}: cannot resume from this checkpoint ({error}); expected one that this configuration "
                 "wrote: move the file away or set resume to false."
             ) from error
-        if "scaler" in state and getattr(engine, "scaler", None) is not None:
-            engine.scaler.load_state_dict(state["scaler"])
+        scaler = getattr(engine, "scaler", None)
+        if "scaler" in state and scaler is not None:
+            scaler.load_state_dict(state["scaler"])
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["epoch"] * engine.state.epoch_length
         if self.validator is not None and "best" in state:
-            self.validator.state.best_metric = state["best"]["metric"]
-            self.validator.state.best_metric_epoch = state["best"]["epoch"]
+            vars(self.validator.state).update(
+                best_metric=state["best"]["metric"], best_metric_epoch=state["best"]["epoch"]
+            )
 
 
 def _bare_state(obj: Any) -> Any:

@@ -78,7 +78,7 @@ class MumfordShahLoss(nn.Module):
     code of Kim and Ye sums over voxels; here both terms are per voxel.
 
     Args:
-        tv_weight: lambda, weight of the total variation.
+        tv_weight: lambda, weight of the total variation; the default is the released one.
         eps: least class size in voxels to divide by.
     """
 

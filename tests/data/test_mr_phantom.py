@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import generate_binary_structure, label
 
-from monai_ext.data.mr_phantom import PhantomSpec, phantom_volume
+from monai_ext.data.mr_phantom import PhantomSpec, _smooth_field, phantom_volume
 
 SMALL = {"shape": (32, 28, 20), "spacing_mm": (1.0, 1.0, 1.5)}
 
@@ -89,3 +89,12 @@ def test_each_number_of_the_look_acts():
 def test_impossible_requests_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
         phantom_volume(**{**SMALL, **wrong}, rng=np.random.default_rng(0))
+
+
+def test_texture_is_isotropic_in_millimetres():
+    field = _smooth_field((48, 48, 32), np.array([1.0, 1.0, 3.0]), 3.0, np.random.default_rng(0))
+    assert field.mean() == pytest.approx(0, abs=1e-9)
+    assert field.std() == pytest.approx(1)
+    # Noise smoothed by a Gaussian of width s correlates as exp(-d^2 / 4 s^2): at d = s = 3 mm that is exp(-1/4).
+    assert np.mean(field * np.roll(field, 3, axis=0)) == pytest.approx(np.exp(-0.25), abs=0.05)
+    assert np.mean(field * np.roll(field, 1, axis=2)) == pytest.approx(np.exp(-0.25), abs=0.05)
