@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train and evaluate every row of a comparison, with several seeds, and write one table.
+
+    python scripts/compare_rows.py bundles/pa_seg_3d/configs/tables/msd_hippocampus.json \\
+        --dataset_dir data/msd_hippocampus
+
+A row that is finished is not run again, so an interrupted comparison goes on where it stopped. The JSON file says
+which configuration files a row overlays (``configs``) and which finished row's weights it starts from (``after``:
+configuration key to row).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from monai_ext.handlers import run_info
+
+METRICS = {"val_mean_dice": ("Dice", 3), "val_assd": ("ASSD (mm)", 2)}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line, run what is missing, write the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("table", type=Path, help="the JSON file that lists the rows")
+    parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of the data set and its datalist.json")
+    parser.add_argument("--out", type=Path, default=Path("runs/comparison"), help="folder of the runs and the table")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--processes", type=int, default=2, help="runs at the same time")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each run")
+    parser.add_argument("--rows", nargs="+", help="only these rows (and what the table file lists before them is kept)")
+    options = parser.parse_args(arguments)
+    table = json.loads(options.table.read_text(encoding="utf8"))
+    rows = {name: row for name, row in table["rows"].items() if options.rows is None or name in options.rows}
+    waves = [[n for n in rows if not rows[n].get("after")], [n for n in rows if rows[n].get("after")]]
+    with ThreadPoolExecutor(options.processes) as pool:
+        for wave in waves:
+            jobs = [(name, seed) for seed in options.seeds for name in wave]
+            list(pool.map(lambda job: run_row(table, *job, options=options), jobs))
+    write_table(table, options)
+
+
+def folder_of(name: str, seed: int, out: Path) -> Path:
+    """Where a row's run with a seed is written."""
+    slug = "".join(c if c.isalnum() else "_" for c in name.lower()).strip("_")
+    return (out / slug / f"seed{seed}").resolve()
+
+
+def run_row(table: dict[str, Any], name: str, seed: int, *, options: argparse.Namespace) -> None:
+    """Train and evaluate one row with one seed, unless its result is there."""
+    row, folder = table["rows"][name], folder_of(name, seed, options.out)
+    if (folder / "result.json").exists():
+        return
+    bundle = options.table.resolve().parents[2]
+    configs = [*table["configs"], *row.get("configs", [])]
+    values = {
+        "bundle_root": bundle,
+        "dataset_dir": options.dataset_dir.resolve(),
+        "ckpt_dir": folder / "models",
+        "seed": seed,
+        "progress": False,
+    }
+    for key, source in row.get("after", {}).items():
+        values[key] = folder_of(source, seed, options.out) / "models"
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    # Resuming lets an interrupted comparison go on in the middle of a row.
+    train = values | {"output_dir": folder / "training", "resume": True}
+    _bundle_run("training", bundle, configs, train, folder / "training.log", options.threads)
+    trained = time.monotonic() - start
+    evaluate = values | {"output_dir": folder / "evaluation"}
+    _bundle_run("evaluating", bundle, [*configs, "evaluate"], evaluate, folder / "evaluation.log", options.threads)
+    result = {metric: _per_case(folder / "evaluation" / f"{metric}_raw.csv") for metric in METRICS}
+    facts = run_info(seed) | {"threads_of_run": options.threads, "training_seconds": round(trained), "configs": configs}
+    temporary = folder / "result.tmp"
+    temporary.write_text(json.dumps({"cases": result, "run": facts}, indent=1), encoding="utf8")
+    os.replace(temporary, folder / "result.json")
+    print(
+        f"{name}, seed {seed}: Dice {statistics.fmean(result['val_mean_dice'].values()):.3f}, {trained:.0f} s",
+        flush=True,
+    )
+
+
+def _bundle_run(run_id: str, bundle: Path, configs: list[str], values: dict[str, Any], log: Path, threads: int) -> None:
+    files = [str(bundle / "configs" / f"{name}.json") for name in configs]
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", run_id, "--config_file", str(files)]
+    for key, value in values.items():
+        command += [f"--{key}", str(value)]
+    with log.open("a", encoding="utf8") as file:
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        done = subprocess.run(command, stdout=file, stderr=file, env=environment, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{run_id} failed with exit status {done.returncode}; the end of {log} says why.")
+
+
+def _per_case(path: Path) -> dict[str, float]:
+    """Case to value, from what MONAI's ``MetricsSaver`` wrote."""
+    with path.open(newline="", encoding="utf8") as file:
+        return {Path(row[0]).name: float(row[1]) for row in list(csv.reader(file))[1:]}
+
+
+def write_table(table: dict[str, Any], options: argparse.Namespace) -> None:
+    """Markdown table of mean and standard deviation over seeds, beside a JSON file with every number."""
+    lines = ["| " + " | ".join(["", *(title for title, _ in METRICS.values()), "seconds"]) + " |"]
+    lines.append("|---|" + "---|" * (len(METRICS) + 1))
+    summary: dict[str, Any] = {}
+    for name in table["rows"]:
+        paths = [folder_of(name, seed, options.out) / "result.json" for seed in options.seeds]
+        results = [json.loads(path.read_text(encoding="utf8")) for path in paths if path.exists()]
+        if not results:
+            continue
+        cells = []
+        for metric, (_, digits) in METRICS.items():
+            means = [statistics.fmean(result["cases"][metric].values()) for result in results]
+            spread = statistics.stdev(means) if len(means) > 1 else 0.0
+            cells.append(f"{statistics.fmean(means):.{digits}f} ± {spread:.{digits}f}")
+            summary.setdefault(name, {})[metric] = means
+        seconds = statistics.fmean(result["run"]["training_seconds"] for result in results)
+        lines.append(f"| {name} | {' | '.join(cells)} | {seconds:.0f} |")
+        summary[name]["runs"] = [result["run"] for result in results]
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf8")
+    (options.out / "table.json").write_text(json.dumps(summary, indent=1), encoding="utf8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
