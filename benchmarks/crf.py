@@ -2,7 +2,7 @@
 """Multi-view CRF loss, forward and backward, against the plain unfolded version.
 
 Time: both sides in turn, the least of several rounds. Memory: the rise of resident memory over the inputs, sampled
-while one call runs in a process of its own. Gradient error: largest difference over the largest gradient.
+while one call runs in a process of its own (Linux only). Gradient error: largest difference over the largest gradient.
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ def faults_of(words: list[str], folder: Path) -> list[str]:
         source = ROOT / module.replace(".", "/")
         source = source / "__main__.py" if source.is_dir() else source.with_suffix(".py")
         return _option_faults(source, rest, folder) if module.startswith("monai_ext") else []
-    position = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
-    return [] if position is None else _option_faults(folder / words[position], words[position + 1 :], folder)
+    rest = list(dropwhile(lambda word: not word.endswith(".py"), words))
+    return _option_faults(folder / rest[0], rest, folder) if rest else []
 
 
 def _missing(names: list[str], folder: Path) -> list[str]:
@@ -61,7 +61,6 @@ def _missing(names: list[str], folder: Path) -> list[str]:
 
 
 def _options(words: list[str]) -> dict[str, str]:
-    """Options with what follows them; the value of a switch means nothing."""
     following = [*words[1:], ""]
     pairs = [(word[2:].partition("="), after) for word, after in zip(words, following, strict=True) if word[:2] == "--"]
     return {name: value if equals else after for (name, equals, value), after in pairs}
@@ -71,11 +70,9 @@ def _bundle_faults(words: list[str], folder: Path) -> list[str]:
     options = _options(words)
     value = options.get("config_file", "")
     files = list(ast.literal_eval(value)) if value.startswith("[") else [value] * bool(value)
-    faults = _missing([*files, *([options["meta_file"]] if "meta_file" in options else [])], folder)
+    faults = _missing(files, folder)
     if faults or words[0] != "run":
         return faults
-    if not files:
-        return ["run without --config_file"]
     config = ConfigParser.load_config_files([str(folder / file) for file in files])
     run_id = words[1] if len(words) > 1 and not words[1].startswith("--") else options.get("run_id", "run")
     faults += [] if run_id in config else [f"{run_id}: no such run ID in {files}"]

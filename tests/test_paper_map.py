@@ -146,5 +146,5 @@ def test_the_checkers_see_what_they_must():
     assert missing_names("`monai_ext/losses/none.py:f` `monai_ext/losses/partial.py:PartialLoss.none`") != []
     config = {"loss": {"_target_": "monai_ext.losses.PartialLoss"}, "epochs": 1}
     assert missing_keys("`loss#dice`, `loss#power`, `epochs`, `epoch`", config) == ["loss#power", "epoch"]
-    with pytest.raises(AssertionError, match="line 3"):
+    with pytest.raises(AssertionError):
         table_rows("| a | b |\n|---|---|\n| 1 |")

@@ -32,7 +32,7 @@ def load_weights(network: Network, path: str | Path, *, device: torch.device | s
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         kind = type(error).__name__
-        raise SystemExit(f"{path}: expected a state dict that training wrote, but it cannot be read ({kind}).") from error
+        raise SystemExit(f"{path}: expected a state dict that training wrote, but reading it gave {kind}.") from error
     if not isinstance(state, dict):
         raise SystemExit(f"{path}: found a {type(state).__name__}; expected a state dict.")
     faults = _differences(network.state_dict(), state)

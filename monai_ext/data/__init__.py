@@ -1,21 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Datalists, points, phantoms: what is read before training starts."""
 
-from monai_ext.data.check import check_datalist, check_or_exit
+from monai_ext.data.check import check_datalist, check_disk, check_or_exit, format_table
 from monai_ext.data.datalist import labels_of, load_datalist
 from monai_ext.data.errors import DataFault
+from monai_ext.data.mr_phantom import PhantomSpec, phantom_volume
 from monai_ext.data.phantoms import make_phantoms
-from monai_ext.data.points_io import LoadPointsd, PointSet, read_points, write_points
+from monai_ext.data.points_io import LoadPointsd, PointSet, read_points, to_voxels, write_points
 
 __all__ = [
     "DataFault",
     "LoadPointsd",
+    "PhantomSpec",
     "PointSet",
     "check_datalist",
+    "check_disk",
     "check_or_exit",
+    "format_table",
     "labels_of",
     "load_datalist",
     "make_phantoms",
+    "phantom_volume",
     "read_points",
+    "to_voxels",
     "write_points",
 ]

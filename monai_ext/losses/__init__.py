@@ -1,9 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loss modules that a config constructs; all take logits first."""
 
+from monai_ext.losses.consistency import CoTeachingLoss, CrossPseudoLoss
 from monai_ext.losses.crf import MultiViewCRFLoss
 from monai_ext.losses.distillation import SoftLabelDistillationLoss
 from monai_ext.losses.partial import PartialLoss
+from monai_ext.losses.regularizers import EntropyLoss, MumfordShahLoss, SizeLoss, TotalVariationLoss
 from monai_ext.losses.variance import VarianceLoss
 
-__all__ = ["MultiViewCRFLoss", "PartialLoss", "SoftLabelDistillationLoss", "VarianceLoss"]
+__all__ = [
+    "CoTeachingLoss",
+    "CrossPseudoLoss",
+    "EntropyLoss",
+    "MultiViewCRFLoss",
+    "MumfordShahLoss",
+    "PartialLoss",
+    "SizeLoss",
+    "SoftLabelDistillationLoss",
+    "TotalVariationLoss",
+    "VarianceLoss",
+]

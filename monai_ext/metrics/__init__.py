@@ -1,3 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-
 """Metrics beside MONAI's own."""
+
+from monai_ext.metrics.surface import AverageSurfaceDistance
+
+__all__ = ["AverageSurfaceDistance"]

@@ -81,8 +81,10 @@ def test_any_number_of_classes_and_channels(classes):
 
 def test_two_dimensions_is_one_plane():
     probs, image = random_case((6, 7), batch=2)
-    expected, _ = reference(probs[..., None], image[..., None], radius=3, views=("axial",))
-    assert crf_energy(probs, image, radius=3).item() == pytest.approx(expected, rel=1e-12)
+    for spacing in (None, (2.0, 0.5)):
+        mm = (1, 1, 1) if spacing is None else (*spacing, 1)
+        expected, _ = reference(probs[..., None], image[..., None], radius=3, views=("axial",), spacing=mm)
+        assert crf_energy(probs, image, radius=3, spacing=spacing).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_spacing_scales_distance_but_not_the_window():
@@ -163,7 +165,7 @@ def test_gradcheck(shape, classes):
 def test_blocks_of_any_size_agree(monkeypatch):
     probs, image = random_case((5, 6, 7), batch=2)
     results = []
-    for block in (1 << 17, 1, 13, 100):
+    for block in (10**6, 1, 13, 100):
         monkeypatch.setattr(crf, "_CPU_BLOCK", block)
         leaf = probs.clone().requires_grad_()
         energy = crf_energy(leaf, image, radius=3)
