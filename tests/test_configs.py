@@ -55,9 +55,9 @@ def strings(node: Any) -> list[str]:
 
 
 def targets(node: Any) -> list[str]:
-    """All ``_target_`` of a configuration."""
+    """All ``_target_`` of a configuration that are names, not references."""
     children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    own = [node["_target_"]] if isinstance(node, dict) and "_target_" in node else []
+    own = [node["_target_"]] if isinstance(node, dict) and not node.get("_target_", "@").startswith("@") else []
     return own + [target for child in children for target in targets(child)]
 
 

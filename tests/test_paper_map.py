@@ -128,7 +128,7 @@ def test_pa_seg_has_every_equation():
     ("what", "file", "key"),
     [
         ("Primary network", "train", "network_def"),
-        ("Auxiliary network", "train_scm", "auxiliary_def"),
+        ("Auxiliary network", "train", "auxiliary_def"),
         ("2.5-D U-Net", "datasets/vestibular_schwannoma", "network_def"),
     ],
 )

@@ -85,7 +85,7 @@ def test_checkpoint_of_another_network_stops(tmp_path):
     path = tmp_path / "c.pt"
     save_atomically({"network": torch.nn.Linear(2, 2).state_dict(), "optimizer": {}, "epoch": 1}, path)
     _, engine = make(path, resume=True)
-    with pytest.raises(SystemExit, match="size mismatch|Unexpected"):
+    with pytest.raises(SystemExit, match=r"size mismatch|Unexpected"):
         engine.run([0], max_epochs=2)
 
 
