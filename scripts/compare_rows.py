@@ -5,8 +5,8 @@
         --dataset_dir data/msd_hippocampus
 
 A row that is finished is not run again, so an interrupted comparison goes on where it stopped. The JSON file says
-which configuration files a row overlays (``configs``) and which finished row's weights it starts from (``after``:
-configuration key to row).
+which configuration files a row overlays (``configs``), which values it sets (``values``) and which finished row's
+weights it starts from (``after``: configuration key to row).
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def run_row(table: dict[str, Any], name: str, seed: int, *, options: argparse.Na
         "ckpt_dir": folder / "models",
         "seed": seed,
         "progress": False,
+        **row.get("values", {}),
     }
     for key, source in row.get("after", {}).items():
         values[key] = folder_of(source, seed, options.out) / "models"

@@ -7,29 +7,37 @@ bundle=${1:-pa_seg_3d}
 . "$(dirname "$0")/_environment.sh"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} PYTHONWARNINGS=ignore
 
-# step TITLE RUN_ID CONFIG... : one bundle run on the demo's overlay
+# step TITLE RUN_ID "CONFIG ..." [--key value ...]: one bundle run
 step() {
     local title=$1 run_id=$2 files
-    shift 2
-    files=$(printf "'configs/%s.json'," "$@")
+    files=$(printf "'configs/%s.json'," $3)
+    shift 3
     echo "== $title"
-    python -m monai.bundle run "$run_id" --config_file "[${files%,}]" 2>demo.log ||
+    python -m monai.bundle run "$run_id" --config_file "[${files%,}]" "$@" >demo.log 2>&1 ||
         { tail -n 30 demo.log >&2; exit 1; }
 }
 
 case $bundle in
 pa_seg_3d)
     cd bundles/pa_seg_3d
-    step "Stage 1: primary network, seven points an object" training train small demo
-    step "Stage 1: auxiliary network" training train small demo auxiliary_small
-    step "Stage 2: self and cross monitoring" training train small demo train_scm train_scm_small
-    step "Evaluation on the test phantoms" evaluating train small demo evaluate evaluate_scm
-    step "Inference" inference inference small demo inference_scm
+    step "stage 1, primary network: seven points an object" training "train small demo"
+    step "stage 1, auxiliary network" training "train small demo auxiliary"
+    step "stage 2, self and cross monitoring" training "train small demo train_scm" --max_epochs 8 --refresh_epochs 4
+    step "evaluation on the test phantoms" evaluating "train small demo train_scm evaluate"
+    step "inference" inference "inference small" --ckpt_dir models/scm
     ;;
 *)
     echo "There is no bundle '$bundle'; there is: pa_seg_3d" >&2
     exit 1
     ;;
 esac
-rm -f demo.log
-python -m monai_ext.handlers.report --summary output/evaluation
+rm demo.log
+python - <<'END'
+import csv, pathlib, statistics
+folder = pathlib.Path("output/evaluation")
+with open(folder / "val_mean_dice_raw.csv") as file:
+    dice = [float(row["mean"]) for row in csv.DictReader(file)]
+print(f"Dice on {len(dice)} test phantoms: {statistics.fmean(dice):.3f}")
+print(f"Segmentations: {pathlib.Path('output/inference').resolve()}")
+print(f"Report: {(folder / 'report.html').resolve()}")
+END

@@ -121,8 +121,9 @@ class ResumableCheckpoint:
                 target = obj.module if isinstance(obj, nn.parallel.DistributedDataParallel) else obj
                 target.load_state_dict(state[name])
         except Exception as error:
+            reason = " ".join(str(error).split())  # torch lists differing keys in lines of their own
             raise SystemExit(
-                f"{self.path}: cannot resume from this checkpoint ({error}); expected one that this configuration "
+                f"{self.path}: cannot resume from this checkpoint ({reason}); expected one that this configuration "
                 "wrote: move the file away or set resume to false."
             ) from error
         scaler = getattr(engine, "scaler", None)

@@ -18,7 +18,7 @@ from monai.utils import set_determinism
 from monai_ext.data import make_phantoms
 
 CONFIGS = Path(__file__).parents[2] / "bundles/pa_seg_3d/configs"
-COUNTS = {"training": 2, "validation": 1, "test": 1, "shape": [32, 32, 24]}
+COUNTS = {"training": 2, "validation": 2, "test": 1, "shape": [32, 32, 24]}
 NETWORK = {
     "_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [4, 8], "strides": [2],
 }  # fmt: skip
@@ -119,9 +119,15 @@ def phantom_dir(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def make_bundle(phantom_dir):
+    """Gives a bundle that writes under the folder it is called with."""
+    return lambda root: Bundle(root, phantom_dir)
+
+
 @pytest.fixture
-def bundle(tmp_path, phantom_dir):
-    return Bundle(tmp_path / "bundle", phantom_dir)
+def bundle(tmp_path, make_bundle):
+    return make_bundle(tmp_path / "bundle")
 
 
 @pytest.fixture(scope="session")

@@ -63,9 +63,9 @@ def test_training_writes_all_that_a_person_opens(stage_one):
 
 
 @pytest.mark.parametrize("names", [("train", "smoke"), ("train", "smoke", "evaluate"), ("train", "smoke", "train_scm")])
-def test_properties_of_training(stage_one, tmp_path, names):
+def test_properties_of_training(stage_one, tmp_path, names, make_bundle):
     shutil.copytree(stage_one.root / "models", tmp_path / "models")
-    stage = type(stage_one)(tmp_path, stage_one.phantom_dir)
+    stage = make_bundle(tmp_path)
     workflow = stage.workflow(*names)
     workflow.initialize()
     assert workflow.check_properties() == []
@@ -105,9 +105,9 @@ def test_another_data_set_is_two_values(bundle, tmp_path):
     assert trainer.data_loader.dataset.data == load_datalist(tmp_path / "mine/datalist.json", tmp_path / "mine")[:1]
 
 
-def test_stage_two_renews_its_teachers_and_ships_the_primary(stage_one, tmp_path):
+def test_stage_two_renews_its_teachers_and_ships_the_primary(stage_one, tmp_path, make_bundle):
     shutil.copytree(stage_one.root / "models", tmp_path / "models")
-    stage = type(stage_one)(tmp_path, stage_one.phantom_dir)
+    stage = make_bundle(tmp_path)
     workflow = stage.run("train", "smoke", "train_scm", max_epochs=2, refresh_epochs=1)
     rows = stage.metrics("scm")
     assert [terms_of(row) for row in rows] == [STAGE_TWO, STAGE_TWO]
@@ -127,12 +127,12 @@ def test_every_ablation_is_a_row_here(stage_one):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_ablation_trains_the_terms_of_its_row(stage_one, tmp_path, name):
+def test_ablation_trains_the_terms_of_its_row(stage_one, tmp_path, name, make_bundle):
     second = ROWS[name] <= STAGE_TWO
     stages = ("train_scm",) if second else ()
     if second:
         shutil.copytree(stage_one.root / "models", tmp_path / "models")
-    stage = type(stage_one)(tmp_path, stage_one.phantom_dir)
+    stage = make_bundle(tmp_path)
     stage.run("train", "smoke", *stages, f"ablations/{name}", max_epochs=1)
     (row,) = stage.metrics("scm" if second else "stage1")
     assert terms_of(row) == ROWS[name]

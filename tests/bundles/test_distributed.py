@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two processes under ``torchrun``, on the CPU by gloo."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.slow
+
+RANKS = {
+    "run": [
+        "$@train#trainer.run()",
+        "$torch.save([n.state_dict() for n in (@network, @second) if n], @bundle_root + '/rank%d.pt' % @rank)",
+    ],
+    "training": "%run",
+    "second": None,
+}
+
+
+def torchrun(bundle, command_line, *names, **overlay):
+    """Trains, and leaves what each rank ended with in ``rank<n>.pt``."""
+    (bundle.root / "configs/ranks.json").write_text(json.dumps(RANKS | overlay))
+    files = command_line.files("train", "smoke", *names, "small", "multi_gpu_train", "ranks")
+    program = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    status, errors = command_line("-m", "monai.bundle", "run", "training", *files, folder=bundle.root, program=program)
+    assert status == 0, errors
+    first, second = (torch.load(bundle.root / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert len(first) == len(second) > 0
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one if "running" not in name)
+    return first
+
+
+def test_two_processes_train_one_network(bundle, command_line):
+    bundle.copy_configs()
+    (network,) = torchrun(bundle, command_line)
+    rows = bundle.metrics()
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert {"term/partial", "term/crf", "term/variance", "val/mean_dice"} <= rows[0].keys()
+    saved = torch.load(bundle.root / "models/checkpoint.pt", weights_only=True)
+    assert all(torch.equal(saved["network"][name.removeprefix("module.")], network[name]) for name in network)
+    assert [path.name for path in bundle.root.rglob("model.pt")] == ["model.pt"]
+    bundle.run("inference", workflow_type="infer")
+    assert len(list((bundle.root / "output/stage1/tensorboard").glob("events*"))) == 1

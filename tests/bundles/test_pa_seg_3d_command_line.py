@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of the bundle's README, each in a process of its own, and what a user's mistakes get."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+pytestmark = pytest.mark.slow
+
+
+def test_train_evaluate_infer(bundle, command_line):
+    """With the paper's network: from the bundle's folder, and from elsewhere with ``--bundle_root``."""
+    folder = bundle.copy_configs()
+    names = ["train", "smoke"]
+    elsewhere = str([f"{folder.name}/configs/{name}.json" for name in [*names, "evaluate"]])
+    for arguments, where in (
+        (["run", "training", *command_line.files(*names)], folder),
+        (["run", "evaluating", "--config_file", elsewhere, "--bundle_root", folder.name], folder.parent),
+        (
+            ["run", "inference", *command_line.files("inference"), "--dataset_dir", "output/phantom_smoke"],
+            folder,
+        ),
+    ):
+        status, errors = command_line(*arguments, folder=where)
+        assert status == 0, errors
+    assert [row["epoch"] for row in bundle.metrics()] == ["1", "2"]
+    assert "phantom_test_001" in (folder / "output/evaluation/report.html").read_text()
+    cases = sorted((folder / "output/phantom_smoke/images").glob("phantom_test_*"))
+    for case in cases:
+        image, mask = (nib.load(case), nib.load(next((folder / "output/inference").rglob(f"{case.name[:16]}_seg*"))))
+        assert mask.shape == image.shape
+        np.testing.assert_allclose(mask.affine, image.affine, atol=1e-5)
+        assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 1}
+    assert len(cases) == 2
+    assert sorted(path.name for path in folder.parent.iterdir() if path != folder) == []
+
+
+def missing_file(content):
+    content["training"][0]["image"] = "images/nowhere.nii.gz"
+
+
+def group_twice(content):
+    content["validation"][0]["group"] = content["training"][0]["group"]
+
+
+def change_datalist(change):
+    def apply(folder):
+        path = folder / "data/datalist.json"
+        content = json.loads(path.read_text())
+        del content["phantom"]
+        change(content)
+        path.write_text(json.dumps(content))
+
+    return apply
+
+
+def weights(name, state):
+    def apply(folder):
+        (folder / "models").mkdir()
+        if state is None:
+            (folder / "models" / name).touch()
+        else:
+            torch.save(state, folder / "models" / name)
+
+    return apply
+
+
+OTHER = {"a.weight": torch.zeros(1)}
+TRAIN, EVALUATE = (["train", "smoke", "small"], ["train", "smoke", "small", "evaluate"])
+MISTAKES = {
+    "misspelt": (None, "training", TRAIN, ["--epochz", 1], ["--epochz", "no such key", "max_epochs"]),
+    "missing file": (change_datalist(missing_file), "training", TRAIN, [], ["nowhere.nii.gz", "image"]),
+    "group twice": (change_datalist(group_twice), "training", TRAIN, [], ["group", "training", "validation"]),
+    "no weights": (None, "evaluating", EVALUATE, [], ["model.pt", "no such weights"]),
+    "empty weights": (weights("model.pt", None), "evaluating", EVALUATE, [], ["model.pt", "0 bytes"]),
+    "other weights": (weights("model.pt", OTHER), "inference", ["inference"], [], ["another network", "a.weight"]),
+    "other checkpoint": (
+        weights("checkpoint.pt", {"network": OTHER, "epoch": 1}), "training", TRAIN, ["--resume", True],
+        ["checkpoint.pt", "cannot resume"],
+    ),
+    "no stage one": (None, "training", [*TRAIN, "train_scm"], [], ["model.pt", "train first"]),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory, phantom_dir, command_line, make_bundle):
+    """Exit status and stderr of every mistake, two at a time: most of the time is Python's start."""
+
+    def run(name):
+        change, verb, names, arguments, _ = MISTAKES[name]
+        folder = make_bundle(tmp_path_factory.mktemp("mistake") / "bundle").copy_configs()
+        shutil.copytree(phantom_dir, folder / "data")
+        if change is not None:
+            change(folder)
+        data = ["--dataset_dir", "data"]
+        return folder, *command_line("run", verb, *command_line.files(*names), *data, *arguments, folder=folder)
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(MISTAKES, pool.map(run, MISTAKES), strict=True))
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistake_gets_one_sentence(outcomes, name):
+    folder, status, errors = outcomes[name]
+    assert status == 1
+    assert "Traceback" not in errors
+    sentence = errors.strip().splitlines()[-1]
+    for part in MISTAKES[name][-1]:
+        assert part in sentence
+    assert sentence.endswith((".", "?"))
+    assert not list(folder.rglob("metrics.csv")), "the run started"
+    assert not list(folder.rglob("*_seg.nii.gz")), "the run started"

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run that was killed and resumed ends in the weights of an unbroken one, bit by bit."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+from ignite.engine import Events
+
+pytestmark = pytest.mark.slow
+
+EPOCHS = 8
+
+
+def checkpoint(folder):
+    return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+
+def assert_equal(first, second):
+    """Two nested states hold the same values, to the last bit."""
+    assert type(first) is type(second)
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_equal(first[key], second[key])
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second)
+        for one, other in zip(first, second, strict=True):
+            assert_equal(one, other)
+    else:
+        assert first == second
+
+
+def assert_tables_agree(first, second):
+    """Each epoch is there once, with the same numbers but for time and memory."""
+    assert [row["epoch"] for row in first] == [str(i + 1) for i in range(len(second))]
+    for row, other in zip(first, second, strict=True):
+        assert row.keys() == other.keys()
+        for key in row.keys() - {"epoch_s", "iterations_per_s", "peak_memory_mib"}:
+            assert row[key] == other[key], key
+
+
+def wait_for_epoch(process, folder, epoch, limit_s=120):
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline and process.poll() is None:
+        if (folder / "checkpoint.pt").exists() and checkpoint(folder)["epoch"] >= epoch:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no checkpoint of epoch {epoch}; exit status {process.poll()}")
+
+
+def test_killed_training_is_resumed(bundle, command_line, tmp_path, make_bundle):
+    folder = bundle.copy_configs()
+    training = ["run", "training", *command_line.files("train", "smoke", "small"), "--max_epochs", EPOCHS]
+    process = command_line.start(*training, folder=folder)
+    try:
+        wait_for_epoch(process, folder / "models", 2)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert 2 <= checkpoint(folder / "models")["epoch"] < EPOCHS
+    status, errors = command_line(*training, "--resume", True, folder=folder)
+    assert status == 0, errors
+
+    unbroken = make_bundle(tmp_path / "unbroken")
+    unbroken.run("train", "smoke", max_epochs=EPOCHS)
+    assert_equal(checkpoint(folder / "models"), checkpoint(unbroken.root / "models"))
+    assert_equal(*(torch.load(b.root / "models/model.pt", weights_only=True) for b in (bundle, unbroken)))
+    assert_tables_agree(bundle.metrics(), unbroken.metrics())
+
+
+@pytest.mark.parametrize("refresh_best", [False, True])
+def test_interrupted_stage_two_is_resumed(stage_one, tmp_path, refresh_best, make_bundle):
+    """Stopped in the middle of epoch 3, right after the second renewal of the teachers."""
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    settings = {"max_epochs": 4, "refresh_epochs": 1, "refresh_best": refresh_best}
+    names = ("train", "smoke", "train_scm")
+    unbroken, broken = (make_bundle(tmp_path / name) for name in ("unbroken", "broken"))
+    for stage in (unbroken, broken):
+        shutil.copytree(stage_one.root / "models", stage.root / "models")
+    unbroken.run(*names, **settings)
+    workflow = broken.workflow(*names, **settings)
+    workflow.initialize()
+    workflow.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=5), stop)
+    with pytest.raises(KeyboardInterrupt):
+        workflow.run()
+    assert checkpoint(broken.root / "models/scm")["epoch"] == 2
+    broken.run(*names, **settings, resume=True)
+    first, second = (checkpoint(stage.root / "models/scm") for stage in (broken, unbroken))
+    assert {"primary", "auxiliary", "teachers", "optimizer", "lr_scheduler", "epoch", "best"} <= first.keys()
+    assert_equal(first, second)
+    assert_tables_agree(broken.metrics("scm"), unbroken.metrics("scm"))
+
+
+def test_a_run_depends_on_its_seed(bundle, tmp_path, make_bundle):
+    """Equality above says something: another seed gives other weights."""
+    other = make_bundle(tmp_path / "other")
+    for stage, seed in ((bundle, 0), (other, 1)):
+        stage.run("train", "smoke", max_epochs=1, seed=seed)
+    first, second = (checkpoint(stage.root / "models")["network"] for stage in (bundle, other))
+    assert any(not torch.equal(first[name], second[name]) for name in first)
