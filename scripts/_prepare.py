@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from simulate_points import clicks_of
 
-from monai_ext.data import points_io
-from monai_ext.functional.simulate_points import simulate_points
+from monai_ext.data.points_io import write_points
 
 SECTIONS = ("training", "validation", "test")
 MARGIN_HELP = "distance of the simulated background clicks from the object, in voxels"
@@ -123,19 +122,14 @@ class DataSetWriter:
         return mask, image.affine
 
     def _write_points(self, mask: NDArray[Any], affine: NDArray[Any] | None, path: Path) -> int:
-        """Seven clicks per connected object; they depend on the seed and the file's name only, not on the split."""
-        labels, positions = simulate_points(
-            mask,
-            margin_voxels=tuple(self.options.margin),
-            min_voxels=self.min_voxels,
-            seed=np.random.default_rng([self.options.seed, zlib.crc32(path.stem.encode())]),
-            affine=affine,
-        )
-        if not labels:
+        """Seven clicks per connected object."""
+        seed, margin = self.options.seed, self.options.margin
+        points = clicks_of(mask, path.stem, seed=seed, margin_voxels=margin, min_voxels=self.min_voxels, affine=affine)
+        if not points.labels:
             raise SystemExit(f"{path.stem}: the mask holds no object of at least {self.min_voxels} voxels.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        points_io.write_points(path, points_io.PointSet(tuple(labels), positions, "voxel"))
-        return len(labels) // 7
+        write_points(path, points)
+        return len(points.labels) // 7
 
 
 def _place(source: Path, target: Path, *, copy: bool) -> None:

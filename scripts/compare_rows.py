@@ -4,9 +4,9 @@
     python scripts/compare_rows.py bundles/pa_seg_3d/configs/tables/msd_hippocampus.json \\
         --dataset_dir data/msd_hippocampus
 
-A row that is finished is not run again, so an interrupted comparison goes on where it stopped. The JSON file says
-which configuration files a row overlays (``configs``), which values it sets (``values``) and which finished row's
-weights it starts from (``after``: configuration key to row).
+A row that is finished is not run again, so an interrupted comparison goes on where it stopped. The JSON file says which
+configuration files all rows and each row overlay (``configs``), which values they set (``values``), and which finished
+row's weights a row starts from (``after``: configuration key to row).
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def run_row(table: dict[str, Any], name: str, seed: int, *, options: argparse.Na
         "ckpt_dir": folder / "models",
         "seed": seed,
         "progress": False,
+        **table.get("values", {}),
         **row.get("values", {}),
     }
     for key, source in row.get("after", {}).items():

@@ -91,7 +91,9 @@ def run(options: argparse.Namespace) -> None:
         if number < options.overlays:
             name = Path(entry["points"]).name.split(".")[0]
             image = np.asarray(case["image"][options.channel])
-            draw_overlays(options.out_dir / f"{name}.png", image, truth, distances, options.overlay_epsilons)
+            spacing_mm = case["image"].pixdim.tolist()
+            path = options.out_dir / f"{name}.png"
+            draw_overlays(path, image, truth, distances, options.overlay_epsilons, spacing_mm=spacing_mm)
         print(f"\r{number + 1}/{len(cases)} cases", end="", flush=True)
     print()
     if not any(measured.values()):
@@ -187,6 +189,8 @@ def draw_overlays(
     truth: np.ndarray | None,
     distances: Mapping[str, list[ObjectDistance]],
     epsilons: Sequence[float],
+    *,
+    spacing_mm: Sequence[float],
 ) -> None:
     """Draw three slices through the first click: a row for each cost and axis, a column for each epsilon.
 
@@ -200,10 +204,12 @@ def draw_overlays(
     for (spec, axis), line in zip(rows, grid, strict=True):
         objects = distances[spec]
         cut = objects[0].click[axis] if objects else image.shape[axis] // 2
+        across, up = (spacing for n, spacing in enumerate(spacing_mm) if n != axis)
         for epsilon, axes in zip(epsilons, line, strict=True):
             seeds = threshold_distances(objects, image.shape, epsilon=epsilon).take(cut, axis).T
-            axes.imshow(image.take(cut, axis).T, cmap="gray", vmin=low, vmax=high, origin="lower")
-            axes.imshow(_colours(seeds), origin="lower")
+            view = {"origin": "lower", "aspect": up / across}
+            axes.imshow(image.take(cut, axis).T, cmap="gray", vmin=low, vmax=high, **view)
+            axes.imshow(_colours(seeds), **view)
             if truth is not None and truth.take(cut, axis).any():
                 axes.contour(truth.take(cut, axis).T, levels=[0.5], colors="yellow", linewidths=1)
             axes.set_title(f"{spec}, {epsilon:g}", fontsize=8)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from monai.data import MetaTensor
 from monai.transforms import LoadImage
+from numpy.typing import ArrayLike
 
 from monai_ext.data.datalist import entries_of, load_datalist, read_datalist
 from monai_ext.data.points_io import PointSet, write_points
@@ -93,14 +94,22 @@ def _points_of(mask: MetaTensor, name: str, options: argparse.Namespace) -> Poin
         print(
             f"{name}: {left_out} of {len(sizes)} objects have fewer than {options.min_voxels} voxels and get no points."
         )
-    labels, positions = simulate_points(
-        mask[0],
-        margin_voxels=tuple(options.margin),
-        jitter_voxels=options.jitter,
-        min_voxels=options.min_voxels,
-        seed=np.random.default_rng([options.seed, zlib.crc32(name.encode())]),
-        affine=mask.affine,
-    )
+    settings = {"jitter_voxels": options.jitter, "min_voxels": options.min_voxels}
+    return clicks_of(mask[0], name, seed=options.seed, margin_voxels=options.margin, affine=mask.affine, **settings)
+
+
+def clicks_of(mask: ArrayLike, name: str, *, seed: int, margin_voxels: Sequence[int], **settings: Any) -> PointSet:
+    """Simulate the clicks of a case; they depend on the seed and the case's name only, not on the other cases.
+
+    Args:
+        mask: (i, j, k), non-zero is foreground.
+        name: the case.
+        seed: of the simulated clicks.
+        margin_voxels: least and greatest distance of a background click from the object.
+        settings: further arguments of ``monai_ext.functional.simulate_points.simulate_points``.
+    """
+    draws = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    labels, positions = simulate_points(mask, margin_voxels=tuple(margin_voxels), seed=draws, **settings)
     return PointSet(tuple(labels), positions, "voxel")
 
 

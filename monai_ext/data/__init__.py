@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Datalists, points, phantoms: what is read before training starts."""
+"""Datalists, points, phantoms: what is read before training starts; results as files that others open."""
 
 from monai_ext.data.check import check_datalist, check_disk, check_or_exit, format_table
 from monai_ext.data.datalist import labels_of, load_datalist
@@ -7,12 +7,14 @@ from monai_ext.data.errors import DataFault
 from monai_ext.data.mr_phantom import PhantomSpec, phantom_volume
 from monai_ext.data.phantoms import make_phantoms
 from monai_ext.data.points_io import LoadPointsd, PointSet, read_points, to_voxels, write_points
+from monai_ext.data.results_io import SaveDicomSegd
 
 __all__ = [
     "DataFault",
     "LoadPointsd",
     "PhantomSpec",
     "PointSet",
+    "SaveDicomSegd",
     "check_datalist",
     "check_disk",
     "check_or_exit",

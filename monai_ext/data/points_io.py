@@ -114,10 +114,10 @@ class LoadPointsd(MapTransform):
         output = dict(data)
         image = output[self.image_key]
         dims = image.ndim - 1
-        affine = _to_ras(image.affine, image.meta.get("space"))
+        affine = to_ras(image.affine, image.meta.get("space"))
         # PILReader records no original affine because a PNG has none: its pixels are its world.
         original = image.meta.get("original_affine")
-        original = np.eye(dims + 1) if original is None else _to_ras(original, image.meta.get("space"))
+        original = np.eye(dims + 1) if original is None else to_ras(original, image.meta.get("space"))
         for key in self.key_iterator(output):
             points = read_points(output[key])
             if points.positions.shape[1] != dims:
@@ -130,7 +130,7 @@ class LoadPointsd(MapTransform):
         return output
 
 
-def _to_ras(affine: ArrayLike, space: Any) -> NDArray[np.float64]:
+def to_ras(affine: ArrayLike, space: Any) -> NDArray[np.float64]:
     """Bring a voxel-to-world matrix to RAS where the reader was told to keep LPS (``affine_lps_to_ras=False``)."""
     matrix = np.array(affine, dtype=np.float64)
     if space is not None and str(space).rpartition(".")[2].upper() == "LPS":

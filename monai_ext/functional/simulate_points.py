@@ -66,9 +66,11 @@ def simulate_points(
     r"""Simulate the seven-point annotation of each connected component.
 
     F lies well inside the component near its centroid. Each background point is an extreme voxel of the component
-    moved outward along its axis, clipped at the border of the image. Source: the annotation protocol of Zhai et al.,
-    IEEE TMI 2023, section III-A; neither the paper nor its code says how far outside the clicks were, so that
-    distance is an argument here.
+    moved outward along its axis, clipped at the border of the image. Where that lands in another object, a free place
+    among the same extreme voxels and distances is drawn instead; where there is none, the first one stays, because the
+    plane of the click is what bounds the object. Source: the annotation protocol of Zhai et al., IEEE TMI 2023,
+    section III-A; neither the paper nor its code says how far outside the clicks were, so that distance is an argument
+    here.
 
     Args:
         mask: (\*S), 2-D or 3-D, non-zero is foreground.
@@ -104,7 +106,7 @@ def simulate_points(
         labels += ["F" + suffix] + [letter + suffix for pair in ends for letter in pair]
         positions.append(start + _foreground_point(inside, jitter_voxels, rng))
         for axis in range(components.ndim):
-            positions += _outer_points(inside, start, components.shape, axis=axis, margin_voxels=margin_voxels, rng=rng)
+            positions += _outer_points(inside, start, components, axis=axis, margin_voxels=margin_voxels, rng=rng)
     return labels, np.array(positions, dtype=np.float64).reshape(-1, components.ndim)
 
 
@@ -121,7 +123,7 @@ def _foreground_point(inside: np.ndarray, jitter_voxels: float, rng: np.random.G
 def _outer_points(
     inside: np.ndarray,
     start: np.ndarray,
-    shape: tuple[int, ...],
+    components: np.ndarray,
     *,
     axis: int,
     margin_voxels: tuple[int, int],
@@ -130,10 +132,23 @@ def _outer_points(
     """One point beyond each end of the component along ``axis``, low end first."""
     points = []
     voxels = np.argwhere(inside)
+    last = components.shape[axis] - 1
     for extreme, outward in ((0, -1), (inside.shape[axis] - 1, 1)):
-        candidates = voxels[voxels[:, axis] == extreme]
-        point = start + candidates[rng.integers(len(candidates))]
-        moved = point[axis] + outward * rng.integers(margin_voxels[0], margin_voxels[1], endpoint=True)
-        point[axis] = np.clip(moved, 0, shape[axis] - 1)
+        candidates = start + voxels[voxels[:, axis] == extreme]
+        chosen = rng.integers(len(candidates))
+        margin = rng.integers(margin_voxels[0], margin_voxels[1], endpoint=True)
+        point = _moved(candidates[[chosen]], axis, outward * margin, last)[0]
+        if components[tuple(point)]:
+            margins = range(margin_voxels[0], margin_voxels[1] + 1)
+            places = np.concatenate([_moved(candidates, axis, outward * m, last) for m in margins])
+            free = places[components[tuple(places.T)] == 0]
+            # A spawned generator leaves the draws of all other points as they are.
+            point = free[rng.spawn(1)[0].integers(len(free))] if len(free) else point
         points.append(point)
     return points
+
+
+def _moved(voxels: np.ndarray, axis: int, step: int, last: int) -> np.ndarray:
+    moved = voxels.copy()
+    moved[:, axis] = np.clip(moved[:, axis] + step, 0, last)
+    return moved

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -46,3 +47,15 @@ def test_two_processes_train_one_network(bundle, command_line):
     assert [path.name for path in bundle.root.rglob("model.pt")] == ["model.pt"]
     bundle.run("inference", workflow_type="infer")
     assert len(list((bundle.root / "output/stage1/tensorboard").glob("events*"))) == 1
+
+
+def test_two_processes_train_stage_two(stage_one, bundle, command_line):
+    shutil.copytree(stage_one.root / "models", bundle.copy_configs() / "models")
+    overlay = {"second": "@auxiliary", "auxiliary_def": bundle.auxiliary, "refresh_epochs": 1, "max_epochs": 2}
+    networks = torchrun(bundle, command_line, "train_scm", **overlay)
+    saved = torch.load(bundle.root / "models/scm/checkpoint.pt", weights_only=True)
+    for role, network in zip(("primary", "auxiliary"), networks, strict=True):
+        assert all(torch.equal(saved[role][name.removeprefix("module.")], network[name]) for name in network)
+        assert all(torch.equal(saved["teachers"]["teachers"][role][name], saved[role][name]) for name in saved[role])
+    assert [row["epoch"] for row in bundle.metrics("scm")] == ["1", "2"]
+    bundle.run("inference", workflow_type="infer", ckpt_dir=str(bundle.root / "models/scm"))

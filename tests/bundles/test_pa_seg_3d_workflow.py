@@ -33,6 +33,12 @@ ROWS = {
     "cross_pseudo_supervision": STAGE_TWO,
     "co_teaching": CROSS,
 }
+REGULARIZERS = {
+    "entropy_minimisation": "EntropyLoss",
+    "mumford_shah": "MumfordShahLoss",
+    "size_loss": "SizeLoss",
+    "total_variation": "TotalVariationLoss",
+}
 
 
 def flat_weights(path):
@@ -133,9 +139,13 @@ def test_ablation_trains_the_terms_of_its_row(stage_one, tmp_path, name, make_bu
     if second:
         shutil.copytree(stage_one.root / "models", tmp_path / "models")
     stage = make_bundle(tmp_path)
-    stage.run("train", "smoke", *stages, f"ablations/{name}", max_epochs=1)
+    workflow = stage.run("train", "smoke", *stages, f"ablations/{name}", max_epochs=1)
     (row,) = stage.metrics("scm" if second else "stage1")
     assert terms_of(row) == ROWS[name]
     assert all(math.isfinite(float(value)) for value in row.values())
+    if not second:
+        losses = workflow.parser.get_parsed_content("train#step").losses
+        assert losses["crf"].views == (("axial",) if name == "axial_crf" else ("axial", "sagittal", "coronal"))
+        assert type(losses["regularizer"]).__name__ == REGULARIZERS.get(name, "NoneType")
     network = ConfigParser(stage.network).get_parsed_content()
     load_weights(network, tmp_path / ("models/scm" if second else "models") / "model.pt")

@@ -58,6 +58,41 @@ def test_box_of_the_points_covers_the_object(seed):
     assert (covered >= mask).all()
 
 
+def named(mask, **options):
+    labels, positions = simulate_points(mask, **options)
+    return dict(zip(labels, map(tuple, positions.astype(int)), strict=True))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_background_point_lies_in_another_object_where_there_is_another_place(seed):
+    """Beyond the high end of the first axis a wall covers all but one row of the places, and a speck one more."""
+    mask = blob((20, 22, 24), ((6, 12), (7, 15), (8, 14)), ((14, 17), (7, 14), (6, 16)))
+    mask[14, 14, 8:13] = 1
+    clicks = named(mask, margin_voxels=(3, 3), min_voxels=10, seed=seed)
+    assert clicks["R"] == (14, 14, 13)
+    alone = named(ONE, margin_voxels=(3, 3), min_voxels=10, seed=seed)
+    # Drawing again moves no other click: only R differs from the object alone.
+    assert {name for name in alone if alone[name] != clicks[name]} <= {"R"}
+
+
+def test_another_margin_is_taken_where_one_is_full_and_all_free_places_occur():
+    mask = blob((20, 22, 24), ((6, 12), (7, 15), (8, 14)), ((13, 15), (0, 22), (0, 24)))
+    seen = {named(mask, margin_voxels=(1, 5), seed=seed)["R2"] for seed in range(60)}  # the wall is larger
+    assert {place[0] for place in seen} == {12, 15, 16}
+    assert all(mask[place] == 0 for place in seen)
+    assert len(seen) > 20
+    assert named(mask, seed=3) == named(mask, seed=3)
+
+
+def test_a_point_without_a_free_place_stays_beyond_its_object():
+    mask = blob((20, 22, 24), ((6, 12), (7, 15), (8, 14)), ((13, 19), (0, 22), (0, 24)))
+    for seed in range(6):
+        place = named(mask, margin_voxels=(2, 5), seed=seed)["R2"]
+        assert 13 <= place[0] <= 16
+        assert 7 <= place[1] < 15
+        assert 8 <= place[2] < 14
+
+
 def test_foreground_point_lies_in_a_ring():
     grid = np.indices((21, 21, 7)) - np.reshape((10, 10, 3), (3, 1, 1, 1))
     radius = np.hypot(grid[0], grid[1])
