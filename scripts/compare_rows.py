@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train and evaluate every row of a comparison, with several seeds, and write one table.
 
-    python scripts/compare_rows.py bundles/pa_seg_3d/configs/tables/msd_hippocampus.json \\
-        --dataset_dir data/msd_hippocampus
+    python scripts/compare_rows.py scripts/tables/pa_seg_3d_msd_hippocampus.json --dataset_dir data/msd_hippocampus
 
-A row that is finished is not run again, so an interrupted comparison goes on where it stopped. The JSON file says which
-configuration files all rows and each row overlay (``configs``), which values they set (``values``), and which finished
-row's weights a row starts from (``after``: configuration key to row).
+A row that is finished is not run again, so an interrupted comparison goes on where it stopped. The JSON file names the
+bundle, the configuration files that all rows and each row overlay (``configs``), the values they set (``values``), and
+the finished row whose weights a row starts from (``after``: configuration key to row).
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def run_row(table: dict[str, Any], name: str, seed: int, *, options: argparse.Na
     row, folder = table["rows"][name], folder_of(name, seed, options.out)
     if (folder / "result.json").exists():
         return
-    bundle = options.table.resolve().parents[2]
+    bundle = Path(__file__).resolve().parents[1] / "bundles" / table["bundle"]
     configs = [*table["configs"], *row.get("configs", [])]
     values = {
         "bundle_root": bundle,

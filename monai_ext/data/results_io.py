@@ -157,7 +157,7 @@ def slices_of(mask: MetaTensor, slices: Sequence[Dataset], path: Path, key: str)
     if not straight or volume.transpose(order).shape != grid or not apart <= _TOLERANCE:
         found = f"a mask of shape {volume.shape} whose corners lie up to {apart:.3g} voxels off the series"
         raise fault(path, key, found=found, expected=f"the series' own {grid[0]} x {grid[1]} x {grid[2]} voxels")
-    backward = [axis for axis in range(3) if turn[axis, order[axis]] < 0]
+    backward = tuple(axis for axis in range(3) if turn[axis, order[axis]] < 0)
     return np.ascontiguousarray(np.flip(volume.transpose(order), backward).transpose(2, 1, 0))
 
 

@@ -136,7 +136,7 @@ def _outer_points(
     for extreme, outward in ((0, -1), (inside.shape[axis] - 1, 1)):
         candidates = start + voxels[voxels[:, axis] == extreme]
         chosen = rng.integers(len(candidates))
-        margin = rng.integers(margin_voxels[0], margin_voxels[1], endpoint=True)
+        margin = int(rng.integers(margin_voxels[0], margin_voxels[1], endpoint=True))
         point = _moved(candidates[[chosen]], axis, outward * margin, last)[0]
         if components[tuple(point)]:
             margins = range(margin_voxels[0], margin_voxels[1] + 1)

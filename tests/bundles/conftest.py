@@ -65,10 +65,10 @@ class Bundle:
             return list(csv.DictReader(file))
 
     def copy_configs(self):
-        """The bundle's folder with its configurations and ``small.json``, for runs from the command line."""
+        """The bundle's folder with its configurations and ``tiny.json``, for runs from the command line."""
         shutil.copytree(CONFIGS, self.root / "configs")
-        small = {"phantom_dir": str(self.phantom_dir), "phantom": COUNTS, "network_def": NETWORK}
-        (self.root / "configs/small.json").write_text(json.dumps(small))
+        tiny = {"phantom_dir": str(self.phantom_dir), "phantom": COUNTS, "network_def": NETWORK}
+        (self.root / "configs/tiny.json").write_text(json.dumps(tiny))
         return self.root
 
 

@@ -24,7 +24,7 @@ RANKS = {
 def torchrun(bundle, command_line, *names, **overlay):
     """Trains, and leaves what each rank ended with in ``rank<n>.pt``."""
     (bundle.root / "configs/ranks.json").write_text(json.dumps(RANKS | overlay))
-    files = command_line.files("train", "smoke", *names, "small", "multi_gpu_train", "ranks")
+    files = command_line.files("train", "smoke", *names, "tiny", "multi_gpu_train", "ranks")
     program = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     status, errors = command_line("-m", "monai.bundle", "run", "training", *files, folder=bundle.root, program=program)
     assert status == 0, errors

@@ -73,7 +73,7 @@ def weights(name, state):
 
 
 OTHER = {"a.weight": torch.zeros(1)}
-TRAIN, EVALUATE = (["train", "smoke", "small"], ["train", "smoke", "small", "evaluate"])
+TRAIN, EVALUATE = (["train", "smoke", "tiny"], ["train", "smoke", "tiny", "evaluate"])
 MISTAKES = {
     "misspelt": (None, "training", TRAIN, ["--epochz", 1], ["--epochz", "no such key", "max_epochs"]),
     "missing file": (change_datalist(missing_file), "training", TRAIN, [], ["nowhere.nii.gz", "image"]),

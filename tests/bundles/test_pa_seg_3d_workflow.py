@@ -124,6 +124,8 @@ def test_stage_two_renews_its_teachers_and_ships_the_primary(stage_one, tmp_path
         assert all(torch.equal(teacher[name], student[name]) for name in teacher)
         assert any(not torch.equal(teacher[name], before[name]) for name in before)
     flat_weights(tmp_path / "models/scm/model.pt")
+    stage.run("train", "smoke", "train_scm", "evaluate")
+    assert "phantom_test_000" in (tmp_path / "output/evaluation/val_mean_dice_raw.csv").read_text()
     stage.run("inference", workflow_type="infer", ckpt_dir=str(tmp_path / "models/scm"))
     assert len(list((tmp_path / "output/inference").rglob("*_seg.nii.gz"))) == 1
 
