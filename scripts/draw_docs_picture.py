@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     case = load(entry)
     image, mask = np.asarray(case["image"][0]), np.asarray(case["label"][0]) > 0
     name = Path(entry["image"]).name.removesuffix(".nii.gz")
-    prediction = np.asarray(nib.load(options.predictions / f"{name}_seg.nii.gz").dataobj) > 0
+    prediction = np.asarray(nib.load(options.predictions / "images" / f"{name}_seg.nii.gz").dataobj) > 0
     labels, positions = simulate_points(mask, seed=0, affine=np.asarray(case["image"].affine))
     objects = clicks_per_object(labels, positions)
     spacing = [float(size) for size in case["image"].pixdim]

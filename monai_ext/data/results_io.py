@@ -202,7 +202,7 @@ def _highdicom(path: Path) -> ModuleType:
     except ImportError as error:
         raise ImportError(
             f"{path}: writing its mask as DICOM SEG needs highdicom, which is not installed: "
-            "pip install monai_ext[dicom]."
+            "pip install monai_ext[dicom], or set save_dicom_seg to false."
         ) from error
     return highdicom
 
