@@ -22,7 +22,7 @@ pa_seg_3d)
     cd bundles/pa_seg_3d
     step "stage 1, primary network: seven points an object" training "train small demo"
     step "stage 1, auxiliary network" training "train small demo auxiliary"
-    step "stage 2, self and cross monitoring" training "train small demo train_scm" --max_epochs 8 --refresh_epochs 4
+    step "stage 2, self and cross monitoring" training "train small demo train_scm" --max_epochs 8 --refresh_epochs 4 --val_interval 4
     step "evaluation on the test phantoms" evaluating "train small demo train_scm evaluate"
     step "inference" inference "inference small" --ckpt_dir models/scm
     ;;

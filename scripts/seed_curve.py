@@ -6,6 +6,8 @@
 Every case needs ``points``. Over the cases that also have a dense ``label``, the curve (Zhai et al., IEEE TMI 2023,
 Fig. 4) goes to ``seed_curve.csv`` and ``seed_curve.png``, and the greatest epsilon that keeps the wanted mean precision
 is named for each cost. Overlays of the seeds on the images, to judge by eye, are written with and without labels.
+Distances depend on the grid and the scale of intensities: where training sets ``spacing``, ``normalize_nonzero`` or
+``valid_region``, set them here too.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, NormalizeIntensityd
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, NormalizeIntensityd, Orientationd, Spacingd
 
 from monai_ext.data.datalist import load_datalist
 from monai_ext.data.points_io import LoadPointsd
@@ -31,6 +33,8 @@ from matplotlib import pyplot as plt
 MEASURES = ("precision", "recall", "missed")
 HELP = {
     "costs": "edge costs, each with an optional spatial weight: gradient, additive:0.1, saturating:0.5",
+    "spacing": "voxel size in mm that images are resampled to, along R, A and S; their own if absent",
+    "normalize_nonzero": "z-score over the voxels that are not 0",
     "valid": "valid image region; above_minimum for skull-stripped images",
     "epsilons": "first, last and step of the curve",
     "overlays": "number of cases to draw",
@@ -49,6 +53,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--costs", nargs="+", default=["gradient", "additive", "saturating"], help=HELP["costs"])
     parser.add_argument("--channel", type=int, default=0, help="image channel that distances are measured on")
     parser.add_argument("--valid", choices=("all", "above_minimum"), default="all", help=HELP["valid"])
+    parser.add_argument("--spacing", type=float, nargs=3, help=HELP["spacing"])
+    parser.add_argument("--normalize_nonzero", action="store_true", help=HELP["normalize_nonzero"])
     parser.add_argument("--epsilons", type=float, nargs=3, default=(0.01, 0.6, 0.01), help=HELP["epsilons"])
     parser.add_argument("--precision", type=float, default=0.9, help="least mean precision wanted")
     parser.add_argument("--overlays", type=int, default=8, help=HELP["overlays"])
@@ -111,13 +117,18 @@ def _expander(spec: str, channel: int) -> ExpandSeedsd:
 
 
 def _loader(keys: Sequence[str], options: argparse.Namespace) -> Compose:
+    grid = [
+        Orientationd(keys, "RAS", labels=None),
+        Spacingd(keys, options.spacing or 1.0, mode=("bilinear", "nearest")[: len(keys)]),
+    ]
     return Compose(
         [
             LoadImaged(keys),
             EnsureChannelFirstd(keys),
+            *(grid if options.spacing else []),
             LoadPointsd("points"),
             ValidRegiond("image", mode=options.valid, channel=options.channel),
-            NormalizeIntensityd("image", nonzero=False, channel_wise=True),
+            NormalizeIntensityd("image", nonzero=options.normalize_nonzero, channel_wise=True),
         ]
     )
 

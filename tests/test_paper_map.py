@@ -16,6 +16,7 @@ import pytest
 from monai.bundle import ConfigParser
 
 from monai_ext.bundle.overrides import unknown_keys
+from monai_ext.losses import MultiViewCRFLoss
 
 ROOT = Path(__file__).parents[1]
 MAPS = sorted(ROOT.glob("bundles/*/docs/paper_map.md"))
@@ -138,6 +139,13 @@ def test_parameter_counts_that_pa_seg_gives(what, file, key):
     here = next(row.cells["here"] for row in rows if row.cells.get("what") == what)
     network = ConfigParser(json.loads((bundle / f"configs/{file}.json").read_text())[key]).get_parsed_content("")
     assert f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M" in here
+
+
+def test_schwannoma_crf_is_halved_within_slices_only():
+    """As released: 128 x 128 x 48 becomes 64 x 64 x 48."""
+    overlay = json.loads((ROOT / "bundles/pa_seg_3d/configs/datasets/vestibular_schwannoma.json").read_text())
+    loss = MultiViewCRFLoss(downsample=overlay["crf_downsample"])
+    assert loss._resized(tuple(overlay["patch_size"])) == (64, 64, 48)
 
 
 def test_the_checkers_see_what_they_must():

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stops a run whose command line sets a key that its configuration does not have.
+"""Stops a run whose command line sets a key that its configuration does not have, or to ``false``.
 
-MONAI accepts ``--epochz 1`` silently and trains with the old value.
+MONAI accepts ``--epochz 1`` silently and trains with the old value; ``--resume false`` it takes for a text, which is
+true.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ RUN_ARGUMENTS = {
 }  # fmt: skip
 """Arguments of ``monai.bundle run`` itself."""
 
+_NOT_PYTHON = {"false": "False", "FALSE": "False", "null": "None"}
+"""Values of other languages that would arrive as texts, and how Python writes them."""
+
 
 def stop_on_unknown_keys(argv: Sequence[str] | None = None) -> None:
     """Leaves with exit status 1 and one sentence where an override names no key of the given configuration files.
@@ -31,7 +35,8 @@ def stop_on_unknown_keys(argv: Sequence[str] | None = None) -> None:
         argv: the command line; ``sys.argv`` by default.
 
     Raises:
-        SystemExit: a key was not found; the sentence names the closest key that exists.
+        SystemExit: a key was not found (the sentence names the closest key that exists), or a value is ``false``
+            or ``null``.
     """
     given = _arguments(sys.argv[1:] if argv is None else argv)
     if "config_file" not in given:
@@ -41,6 +46,9 @@ def stop_on_unknown_keys(argv: Sequence[str] | None = None) -> None:
         close = difflib.get_close_matches(key, map(str, config), n=1)
         hint = f"; did you mean --{close[0]}?" if close else f"; the keys are {', '.join(sorted(map(str, config)))}."
         raise SystemExit(f"--{key}: no such key in {given['config_file']}{hint}")
+    for key, value in given.items():
+        if value in _NOT_PYTHON:
+            raise SystemExit(f"--{key}: found {value!r}, a text to MONAI, expected {_NOT_PYTHON[value]}.")
 
 
 def unknown_keys(config: dict[str, Any], keys: Iterable[str]) -> list[str]:
@@ -70,7 +78,7 @@ def _arguments(argv: Sequence[str]) -> dict[str, str]:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
             following = argv[position + 1] if position + 1 < len(argv) else ""
-            given[name] = value if equals else following
+            given[name.replace("-", "_")] = value if equals else following
     if "args_file" in given:
         file_args = json.loads(Path(given["args_file"]).read_text(encoding="utf8"))
         given = {k: str(v) for k, v in file_args.items()} | given

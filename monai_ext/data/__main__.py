@@ -20,14 +20,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check.add_argument("datalist", type=Path, help="the datalist's JSON file")
     check.add_argument("--dataset_dir", type=Path, help="folder of its paths; by default the datalist's own")
     check.add_argument("--bundle", help="check only what this bundle uses, and that it is all there")
+    check.add_argument("--sections", nargs="+", help="of what the bundle uses, only these: 'training' without masks")
     options = parser.parse_args(arguments)
-    needs = None if options.bundle is None else needs_of(options.bundle)
-    rows = check_or_exit(options.datalist, options.dataset_dir or options.datalist.absolute().parent, needs=needs)
+    if options.sections and options.bundle is None:
+        parser.error("--sections needs --bundle")
+    needs, classes = (None, None) if options.bundle is None else needs_of(options.bundle)
+    if needs is not None and options.sections:
+        needs = {section: needs.get(section, ["image"]) for section in options.sections}
+    dataset_dir = options.dataset_dir or options.datalist.absolute().parent
+    rows = check_or_exit(options.datalist, dataset_dir, needs=needs, classes=classes)
     print(format_table(rows))
 
 
-def needs_of(bundle: str) -> dict[str, list[str]]:
-    """Read the sections and keys that a bundle uses from ``needs`` in its ``train.json``.
+def needs_of(bundle: str) -> tuple[dict[str, list[str]], int | None]:
+    """Read the sections and keys that a bundle uses, and its number of classes, from its ``train.json``.
 
     The bundle is looked for in a folder ``bundles`` beside the package and in the current folder.
 
@@ -40,12 +46,13 @@ def needs_of(bundle: str) -> dict[str, list[str]]:
         raise SystemExit(
             f"--bundle: there is no bundle {bundle!r}, expected one of {', '.join(configs) or '(none found)'}."
         )
-    needs = json.loads(configs[bundle].read_text(encoding="utf-8")).get("needs")
+    config = json.loads(configs[bundle].read_text(encoding="utf-8"))
+    needs = config.get("needs")
     if not isinstance(needs, dict):
         raise SystemExit(
             f"{configs[bundle]} (needs): {needs!r}, expected an object that names the keys of each section."
         )
-    return needs
+    return needs, config.get("classes")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,11 @@ _SILENT_UP_TO = 50
 
 
 def check_datalist(
-    datalist: str | Path, dataset_dir: str | Path, *, needs: Mapping[str, Sequence[str]] | None = None
+    datalist: str | Path,
+    dataset_dir: str | Path,
+    *,
+    needs: Mapping[str, Sequence[str]] | None = None,
+    classes: int | None = None,
 ) -> list[SectionSummary]:
     """Check a datalist: its structure first, then that each file exists, then what the files hold, each read once.
 
@@ -38,6 +42,8 @@ def check_datalist(
         needs: for each section that the method uses, the keys it uses there, for example ``{"training": ["image",
             "points"]}``; ``"annotations"`` is the top-level COCO file. Other sections and keys are not read. None
             checks all sections with the keys that each entry has.
+        classes: number of classes that the method learns, background included; masks may then hold the values below
+            it only. None allows any.
 
     Returns:
         One summary a section.
@@ -61,6 +67,9 @@ def check_datalist(
                 for file in [files] if isinstance(files, str) else files:
                     faults.check_exists(file, key=key)
     names = labels_of(datalist) if any("label" in entry for plan in plans.values() for entry in plan) else {}
+    if classes is not None and (beyond := sorted(set(names) - set(range(classes)))):
+        expected = f"0 to {classes - 1} only, as this method learns {classes} classes with the background"
+        raise fault(datalist, "labels", found=f"the value {beyond[0]} ({names[beyond[0]]!r})", expected=expected)
     sizes: Sizes = defaultdict(set)
     total = sum(map(len, plans.values()))
     with tqdm(total=total, desc="checking data", unit="case", disable=total <= _SILENT_UP_TO) as progress:
@@ -70,7 +79,11 @@ def check_datalist(
 
 
 def check_or_exit(
-    datalist: str | Path, dataset_dir: str | Path, *, needs: Mapping[str, Sequence[str]] | None = None
+    datalist: str | Path,
+    dataset_dir: str | Path,
+    *,
+    needs: Mapping[str, Sequence[str]] | None = None,
+    classes: int | None = None,
 ) -> list[SectionSummary]:
     """Do :func:`check_datalist` for a bundle's ``initialize``: a fault ends the program with its sentence.
 
@@ -78,7 +91,7 @@ def check_or_exit(
         SystemExit: with the sentence, which Python prints without a traceback, and exit status 1.
     """
     try:
-        return check_datalist(datalist, dataset_dir, needs=needs)
+        return check_datalist(datalist, dataset_dir, needs=needs, classes=classes)
     except DataFault as error:
         raise SystemExit(str(error)) from None
 

@@ -140,3 +140,15 @@ def labels_of(datalist: str | Path) -> dict[int, str]:
         return {int(value): str(name) for value, name in labels.items()}
     except ValueError as error:
         raise fault(datalist, "labels", found=f"the values {', '.join(labels)}", expected=expected) from error
+
+
+def label_names(datalist: str | Path) -> dict[int, str]:
+    """Name the mask values for a result file: as ``labels`` does, or 1 ``object`` where there is none to read.
+
+    An application that serves a bundle has no datalist.
+
+    Raises:
+        DataFault: where the file or its ``labels`` are there but cannot be read.
+    """
+    named = Path(datalist).exists() and read_datalist(datalist).get("labels")
+    return labels_of(datalist) if named else {1: "object"}

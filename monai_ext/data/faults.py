@@ -18,7 +18,7 @@ from monai_ext.data.errors import DataFault, fault
 from monai_ext.data.points_formats import cause_of, image_loader
 from monai_ext.data.points_io import read_points, to_voxels
 from monai_ext.functional.points import LETTERS, group_points, world_from_voxels
-from monai_ext.functional.seed_expansion import box_of_points
+from monai_ext.functional.seed_expansion import box_of_points, nearest_voxels
 
 _AFFINE_TOLERANCE = 0.1
 """Largest distance, in voxels, between the corners of an image and its label: writers round the affine."""
@@ -165,10 +165,10 @@ def check_enclosed(clicks: Mapping[str, NDArray[np.float64]], instance: str, sha
     except ValueError as error:
         found = f"the points {names} enclose no voxel"
         raise fault(file, "points", found=found, expected="each pair further apart than the object") from error
-    click = np.rint(clicks["F"])
+    click = nearest_voxels(clicks["F"], shape)[0]
     if not all(axis.start <= c < axis.stop for c, axis in zip(click, box, strict=True)):
         bounds = " x ".join(f"{axis.start}..{axis.stop - 1}" for axis in box)
-        found = f"point {'F' + instance!r} at voxel {click.astype(int).tolist()} is not enclosed by {names}"
+        found = f"point {'F' + instance!r} at voxel {click.tolist()} is not enclosed by {names}"
         raise fault(file, "points", found=found, expected=f"a voxel in {bounds}")
 
 

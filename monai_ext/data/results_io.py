@@ -52,6 +52,7 @@ class SaveDicomSegd(MapTransform):
     the name of the series' folder. An image is a DICOM series where its ``filename_or_obj`` is a folder of slices or
     one slice among them. An empty mask gives a file whose frames are all zero: nothing was found. A mask that is not
     3-D, and a series whose files do not say where their slices lie (multi-frame files), are left out with a warning.
+    An image that names no file, as an application that holds it in memory hands it over, is no series.
 
     Args:
         keys: keys of the masks, ``MetaTensor`` (1, i, j, k) of whole numbers on the grid of the input, in any order
@@ -87,13 +88,13 @@ class SaveDicomSegd(MapTransform):
             raise ValueError(f"labels: found {dict(labels)}, expected names of values from 1 to 255.")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        path = Path(str(data[self.image_key].meta["filename_or_obj"]))
-        for key in self.key_iterator(dict(data)):
-            self._save(data[key], path, str(key))
+        file = data[self.image_key].meta.get("filename_or_obj")
+        for key in self.key_iterator(dict(data)) if file else ():
+            self._save(data[key], Path(str(file)), str(key))
         return dict(data)
 
     def _save(self, mask: MetaTensor, path: Path, key: str) -> None:
-        if not (path.is_dir() or is_dicom(path)):
+        if not (path.is_dir() or (path.is_file() and is_dicom(path))):
             return
         slices = read_slices(path, voxels=mask.numel())
         if mask.ndim != 4 or len(mask) != 1 or not slices:
@@ -202,7 +203,7 @@ def _highdicom(path: Path) -> ModuleType:
     except ImportError as error:
         raise ImportError(
             f"{path}: writing its mask as DICOM SEG needs highdicom, which is not installed: "
-            "pip install monai_ext[dicom], or set save_dicom_seg to false."
+            "pip install monai_ext[dicom], or set save_dicom_seg to False."
         ) from error
     return highdicom
 

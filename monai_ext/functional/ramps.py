@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights as a function of the epoch: each starts low, ends at its peak and stays there.
+"""Weights as a function of the epoch.
 
 A learning rate needs none of these: PyTorch has ``PolynomialLR`` and its kin.
 """
@@ -25,20 +25,7 @@ def sigmoid_ramp(epoch: float, *, peak: float = 1.0, length: float) -> float:
     Raises:
         ValueError: negative ``length``.
     """
-    return peak * math.exp(-5 * (1 - _progress(epoch, length)) ** 2)
-
-
-def linear_ramp(epoch: float, *, peak: float = 1.0, length: float) -> float:
-    """Straight rise from 0 at epoch 0 to ``peak`` at ``length``; arguments as in :py:func:`sigmoid_ramp`."""
-    return peak * _progress(epoch, length)
-
-
-def constant(epoch: float, *, peak: float = 1.0) -> float:
-    """``peak`` at every epoch: switches a ramp off where a config asks for one."""
-    return peak
-
-
-def _progress(epoch: float, length: float) -> float:
     if length < 0:
         raise ValueError(f"The length of a ramp must be 0 or more epochs, found {length}.")
-    return 1.0 if length == 0 else min(max(epoch, 0.0), length) / length
+    progress = 1.0 if length == 0 else min(max(epoch, 0.0), length) / length
+    return peak * math.exp(-5 * (1 - progress) ** 2)

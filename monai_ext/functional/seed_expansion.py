@@ -12,6 +12,9 @@ import numpy.typing as npt
 from monai_ext.functional.geodesic import geodesic_distance
 from monai_ext.functional.partial_labels import UNLABELLED
 
+_ON_THE_BOUND = 1e-3
+"""Distance in voxels from the image's outer bound that rounding of an affine may cause."""
+
 
 @dataclass(frozen=True)
 class ObjectDistance:
@@ -47,7 +50,7 @@ def box_of_points(points: npt.ArrayLike, shape: Sequence[int]) -> tuple[slice, .
     Raises:
         ValueError: where a click is outside the image or the clicks enclose no voxel.
     """
-    clicks = _voxels(points, shape)
+    clicks = nearest_voxels(points, shape)
     last = np.asarray(shape) - 1
     low, high = clicks.min(axis=0), clicks.max(axis=0)
     # Clicks that share one border plane enclose nothing, unless the image has no other plane.
@@ -91,7 +94,7 @@ def object_distance(
     """
     values = np.asarray(image)
     box = box_of_points(background_points, values.shape)
-    click = _voxels(foreground_point, values.shape)[0]
+    click = nearest_voxels(foreground_point, values.shape)[0]
     start = np.array([axis.start for axis in box])
     if not all(axis.start <= c < axis.stop for c, axis in zip(click, box, strict=True)):
         bounds = ", ".join(f"{axis.start} to {axis.stop - 1}" for axis in box)
@@ -180,12 +183,26 @@ def expand_seeds(
     return threshold_distances(distances, values.shape, epsilon=epsilon)
 
 
-def _voxels(points: npt.ArrayLike, shape: Sequence[int]) -> np.ndarray:
-    """Integer voxel indices (N, D) of points, which must lie in the image; voxel i holds [i - 0.5, i + 0.5)."""
+def nearest_voxels(points: npt.ArrayLike, shape: Sequence[int]) -> np.ndarray:
+    r"""Voxel that each point lies in; voxel i holds [i - 0.5, i + 0.5), and the last one its upper bound too.
+
+    A click in the last plane of an image may come to lie on that bound when the image is resampled.
+
+    Args:
+        points: voxel coordinates (N, D) or (D,).
+        shape: image shape (\*S).
+
+    Returns:
+        integer indices (N, D).
+
+    Raises:
+        ValueError: where a point is outside the image or has another number of coordinates.
+    """
     positions = np.atleast_2d(np.asarray(points, dtype=np.float64))
     if positions.shape[1] != len(shape) or not len(positions) or not np.isfinite(positions).all():
         raise ValueError(f"points: found {positions.tolist()}, expected positions with {len(shape)} numbers each.")
+    last = np.asarray(shape) - 1
     voxels = np.floor(positions + 0.5).astype(np.int64)
-    if (voxels < 0).any() or (voxels >= shape).any():
+    if (np.abs(positions - last / 2) > (last + 1) / 2 + _ON_THE_BOUND).any():
         raise ValueError(f"points: found voxels {voxels.tolist()}, expected voxels in the image of shape {shape}.")
-    return voxels
+    return np.clip(voxels, 0, last)

@@ -111,7 +111,7 @@ class ResumableCheckpoint:
         """Goes back to the last whole epoch.
 
         Raises:
-            SystemExit: the checkpoint cannot be read or belongs to another run.
+            SystemExit: the checkpoint cannot be read or belongs to another run, or to a schedule of another length.
         """
         if not self.resume or not self.path.exists():
             return
@@ -119,12 +119,13 @@ class ResumableCheckpoint:
             state = torch.load(self.path, map_location=getattr(engine.state, "device", "cpu"), weights_only=True)
             for name, obj in self.objects.items():
                 target = obj.module if isinstance(obj, nn.parallel.DistributedDataParallel) else obj
+                _check_length(name, target, state[name])
                 target.load_state_dict(state[name])
         except Exception as error:
             reason = " ".join(str(error).split())  # torch lists differing keys in lines of their own
             raise SystemExit(
                 f"{self.path}: cannot resume from this checkpoint ({reason}); expected one that this configuration "
-                "wrote: move the file away or set resume to false."
+                "wrote: move the file away or set resume to False."
             ) from error
         scaler = getattr(engine, "scaler", None)
         if "scaler" in state and scaler is not None:
@@ -135,6 +136,13 @@ class ResumableCheckpoint:
             vars(self.validator.state).update(
                 best_metric=state["best"]["metric"], best_metric_epoch=state["best"]["epoch"]
             )
+
+
+def _check_length(name: str, scheduler: Any, state: Mapping[str, Any]) -> None:
+    """Refuse a schedule of another length: loading it would bring its old end along, and a rate of 0 beyond it."""
+    here, there = getattr(scheduler, "total_iters", None), state.get("total_iters")
+    if here != there:
+        raise ValueError(f"{name} was made for {there} epochs, here for {here}")
 
 
 def _bare_state(obj: Any) -> Any:

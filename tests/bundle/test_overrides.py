@@ -44,10 +44,19 @@ def test_misspelt_key_stops_and_names_the_nearest(config_file):
 def test_equals_sign_list_of_files_and_args_file(config_file, tmp_path):
     files = f"['{config_file}','{config_file}']"
     stop_on_unknown_keys(["run", f"--config_file={files}", "--max_epochs=1", "--bundle_root", "x"])
+    with pytest.raises(SystemExit, match="--max_epoch"):
+        stop_on_unknown_keys(["run", "--config-file", str(config_file), "--max-epoch", "1"])
     args = tmp_path / "args.json"
     args.write_text(json.dumps({"config_file": str(config_file), "epochz": 1}))
     with pytest.raises(SystemExit, match="--epochz"):
         stop_on_unknown_keys(["run", "--args_file", str(args)])
+
+
+@pytest.mark.parametrize("words", [["--max_epochs", "false"], ["--max_epochs=null"]])
+def test_words_that_would_arrive_as_texts_stop(config_file, words):
+    with pytest.raises(SystemExit, match=r"--max_epochs: found '(false|null)', .* expected (False|None)\."):
+        stop_on_unknown_keys(["run", "--config_file", str(config_file), *words])
+    stop_on_unknown_keys(["run", "--config_file", str(config_file), "--max_epochs", "False"])
 
 
 def test_silent_outside_the_command_line():

@@ -152,3 +152,25 @@ def test_dicom_series_goes_in(case):
         found = found.as_reoriented(io_orientation(found.affine))
         np.testing.assert_allclose(found.affine, expected.affine, atol=1e-4)
         np.testing.assert_array_equal(voxels_of(found), voxels_of(expected))
+
+
+@pytest.mark.parametrize("spacing", [None, [1.5, 1.5, 1.5]])
+def test_an_application_needs_the_pipeline_only(case, spacing):
+    """MONAI Label and Deploy take these parts alone, without data set; Label adds the image's path as text."""
+    case.write("a.nii.gz", nib.Nifti1Image(case.voxels, AFFINE))
+    path = str(case.folder / "a.nii.gz")
+    workflow = case.bundle.workflow(
+        "inference", workflow_type="infer", spacing=spacing, patch_size=PATCH, phantom_dir=str(case.folder / "none")
+    )
+    before, after = (workflow.parser.get_parsed_content(name) for name in ("preprocessing", "postprocessing"))
+    inferer, network = workflow.parser.get_parsed_content("inferer"), case.network
+    data = before({"image": path, "image_path": path})
+    assert data["image_path"] == path
+    with torch.no_grad():
+        data["pred"] = inferer(data["image"][None], network)[0]
+    del data["image"].meta["filename_or_obj"], data["pred"].meta["filename_or_obj"]
+    for step in after.transforms:
+        data = data if type(step).__name__ == "SaveImaged" else step(data)
+    assert data["pred"].shape == (1, *SHAPE)
+    np.testing.assert_allclose(data["pred"].affine, AFFINE, atol=1e-5)
+    assert set(data["pred"].unique().tolist()) == {0, 1}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 
@@ -94,6 +95,22 @@ def test_evaluation_measures_the_test_cases(stage_one, tmp_path):
     loaded = workflow.network_def.state_dict()
     saved = flat_weights(stage_one.root / "models/model.pt")
     assert all(torch.equal(loaded[name], saved[name]) for name in saved)
+
+
+def test_training_without_any_mask(bundle, tmp_path):
+    """Points alone: the last epoch's weights ship, and no section but the training one need be there."""
+    shutil.copytree(bundle.phantom_dir, tmp_path / "mine")
+    content = json.loads((tmp_path / "mine/datalist.json").read_text())
+    entries = [{key: entry[key] for key in ("image", "points")} for entry in content["training"]]
+    (tmp_path / "mine/datalist.json").write_text(json.dumps({"training": entries}))
+    shutil.rmtree(tmp_path / "mine/labels")
+    workflow = bundle.run("train", "smoke", "no_validation", dataset_dir=str(tmp_path / "mine"))
+    rows = bundle.metrics()
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert not [key for key in rows[0] if key.startswith("val/")]
+    trained = workflow.parser.get_parsed_content("network").state_dict()
+    saved = flat_weights(bundle.root / "models/model.pt")
+    assert all(torch.equal(saved[name], trained[name].cpu()) for name in trained)
 
 
 def test_another_data_set_is_two_values(bundle, tmp_path):

@@ -98,14 +98,14 @@ class Data:
         write_series(self.folder / name, voxels, self.affine if affine is None else affine)
         return self.folder / name
 
-    def check(self, needs=NEEDS):
+    def check(self, needs=NEEDS, **options):
         (self.folder / "list.json").write_text(json.dumps(self.content))
-        return check_datalist(self.folder / "list.json", self.folder, needs=needs)
+        return check_datalist(self.folder / "list.json", self.folder, needs=needs, **options)
 
-    def refused(self, *parts, needs=NEEDS):
+    def refused(self, *parts, needs=NEEDS, **options):
         """The check stops with one sentence that holds all ``parts``."""
         with pytest.raises(DataFault) as caught:
-            self.check(needs)
+            self.check(needs, **options)
         sentence = str(caught.value)
         assert all(part in sentence for part in parts), sentence
         assert ", expected " in sentence

@@ -47,6 +47,14 @@ def test_a_key_that_the_method_does_not_use_is_not_read(data):
     data.refused("none.nii.gz", needs={"training": ["image", "label"]})
 
 
+def test_more_classes_than_the_method_learns_are_refused(data):
+    data.content["labels"]["2"] = "oedema"
+    data.check()
+    data.refused("list.json (labels): the value 2 ('oedema')", "0 to 1 only", classes=2)
+    data.check(classes=3)
+    data.check({"training": ["image", "points"]}, classes=2)
+
+
 def test_ranges_and_progress_over_many_cases(data, capsys):
     data.volume("b.nii.gz", data.image[:, :, :12])
     data.content["training"] = [{"image": name} for name in ["a.nii.gz"] * 40 + ["b.nii.gz"] * 11]
@@ -161,6 +169,13 @@ def test_command_line(data, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "training" in out
     assert "validation" not in out
+    config.write_text(json.dumps({"needs": {"training": ["image", "points"], "test": ["image"]}, "classes": 2}))
+    main(["check", "list.json", "--bundle", "seven", "--sections", "training"])
+    assert "7 for 1 objects" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="'test'"):
+        main(["check", "list.json", "--bundle", "seven"])
+    with pytest.raises(SystemExit):
+        main(["check", "list.json", "--sections", "training"])
     with pytest.raises(SystemExit, match=r"there is no bundle 'eight', expected one of .*seven"):
         main(["check", "list.json", "--bundle", "eight"])
     config.write_text("{}")

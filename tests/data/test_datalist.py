@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from monai.data import load_decathlon_datalist
 
-from monai_ext.data.datalist import labels_of, load_datalist, sections_of
+from monai_ext.data.datalist import label_names, labels_of, load_datalist, sections_of
 from monai_ext.data.errors import DataFault
 
 CONTENT = {
@@ -137,3 +137,16 @@ def test_sections():
         "extra",
         "unlabeled",
     ]
+
+
+def test_label_names_for_results(tmp_path):
+    file = tmp_path / "list.json"
+    for content in (None, '{"training": []}'):
+        if content:
+            file.write_text(content)
+        assert label_names(file) == {1: "object"}
+    file.write_text('{"labels": {"0": "background", "1": "tumour"}}')
+    assert label_names(file) == {0: "background", 1: "tumour"}
+    file.write_text('{"labels": ["tumour"]}')
+    with pytest.raises(DataFault, match="labels"):
+        label_names(file)

@@ -146,10 +146,17 @@ def test_other_images_need_no_highdicom_and_get_no_file(data, monkeypatch):
     assert not (data.folder / "out").exists()
 
 
+def test_an_image_that_names_no_file_gets_none(data):
+    case = on_grid(load(data.series("s", np.ones(data.shape))), marked(data.shape), data.affine)
+    for meta in ({}, {"filename_or_obj": ""}, {"filename_or_obj": str(data.folder / "gone.dcm")}):
+        case["image"] = MetaTensor(case["image"].as_tensor(), affine=case["pred"].affine, meta=meta)
+        assert save(case, data.folder / "out") == []
+
+
 def test_without_highdicom_it_says_what_to_install(data, monkeypatch):
     case = on_grid(load(data.series("s", np.ones(data.shape))), marked(data.shape), data.affine)
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    with pytest.raises(ImportError, match=r"s: writing its mask .* pip install monai_ext\[dicom\]\.$"):
+    with pytest.raises(ImportError, match=r"s: writing its mask .* pip install monai_ext\[dicom\], or .*\.$"):
         save(case, data.folder / "out")
 
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from monai_ext.functional.ramps import constant, linear_ramp, sigmoid_ramp
+from monai_ext.functional.ramps import sigmoid_ramp
 
 
 def test_sigmoid_ramp_by_hand():
@@ -14,24 +14,14 @@ def test_sigmoid_ramp_by_hand():
     assert sigmoid_ramp(30, peak=2.0, length=30) == 2.0
 
 
-def test_linear_ramp_by_hand():
-    assert [linear_ramp(e, peak=0.8, length=4) for e in (0, 1, 4)] == pytest.approx([0.0, 0.2, 0.8])
-
-
-@pytest.mark.parametrize("ramp", [sigmoid_ramp, linear_ramp])
-def test_ramps_rise_then_stay_and_are_clipped_below_zero(ramp):
-    values = [ramp(e / 2, peak=0.3, length=5) for e in range(-4, 20)]
+def test_ramps_rise_then_stay_and_are_clipped_below_zero():
+    values = [sigmoid_ramp(e / 2, peak=0.3, length=5) for e in range(-4, 20)]
     assert values == sorted(values)
-    assert values[0] == ramp(0, peak=0.3, length=5) < values[6]
+    assert values[0] == sigmoid_ramp(0, peak=0.3, length=5) < values[6]
     assert values[14:] == [0.3] * len(values[14:])
 
 
-@pytest.mark.parametrize("ramp", [sigmoid_ramp, linear_ramp])
-def test_length_zero_is_the_peak_and_a_negative_one_an_error(ramp):
-    assert ramp(0, peak=0.3, length=0) == 0.3
+def test_length_zero_is_the_peak_and_a_negative_one_an_error():
+    assert sigmoid_ramp(0, peak=0.3, length=0) == 0.3
     with pytest.raises(ValueError, match="0 or more epochs, found -1"):
-        ramp(0, length=-1)
-
-
-def test_constant_is_its_peak():
-    assert {constant(e, peak=0.4) for e in (0, 3, 100)} == {0.4}
+        sigmoid_ramp(0, length=-1)

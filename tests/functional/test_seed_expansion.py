@@ -11,6 +11,7 @@ from monai_ext.functional.partial_labels import UNLABELLED
 from monai_ext.functional.seed_expansion import (
     box_of_points,
     expand_seeds,
+    nearest_voxels,
     object_distance,
     threshold_distances,
 )
@@ -185,3 +186,11 @@ def test_foreground_click_outside_its_box():
 def test_epsilon_is_a_share(epsilon):
     with pytest.raises(ValueError, match="epsilon: found"):
         threshold_distances([], (3, 3), epsilon=epsilon)
+
+
+def test_a_point_on_a_bound_belongs_to_one_voxel():
+    points = [[-0.5, 0.5], [1.49, 5.5], [5.5 + 1e-6, 4.5]]
+    assert nearest_voxels(points, (6, 6)).tolist() == [[0, 1], [1, 5], [5, 5]]
+    for outside in ([[5.51, 0]], [[0, -0.51]]):
+        with pytest.raises(ValueError, match="expected voxels in the image"):
+            nearest_voxels(outside, (6, 6))

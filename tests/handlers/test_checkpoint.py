@@ -81,6 +81,22 @@ def test_broken_checkpoint_stops_with_a_sentence(tmp_path, content):
         engine.run([0], max_epochs=1)
 
 
+def test_a_schedule_of_another_length_stops(tmp_path):
+    """PyTorch's state of a schedule holds its length: training would go on with a learning rate of 0."""
+
+    def run(epochs, length):
+        network, engine = make(tmp_path / "c.pt")
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=length)
+        ResumableCheckpoint(tmp_path / "s.pt", {"lr_scheduler": scheduler}, resume=True).attach(engine)
+        engine.run([0], max_epochs=epochs)
+
+    run(1, 2)
+    run(2, 2)
+    with pytest.raises(SystemExit, match=r"s\.pt: cannot resume .*lr_scheduler was made for 2 epochs, here for 4"):
+        run(4, 4)
+
+
 def test_checkpoint_of_another_network_stops(tmp_path):
     path = tmp_path / "c.pt"
     save_atomically({"network": torch.nn.Linear(2, 2).state_dict(), "optimizer": {}, "epoch": 1}, path)

@@ -9,6 +9,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.bundle import ConfigParser
+from monai.transforms import Compose
 
 from monai_ext.functional.seed_expansion import expand_seeds, object_distance
 
@@ -125,3 +127,20 @@ def test_bad_points_name_their_file(script, dataset, points, message):
 def test_missing_points_are_one_sentence(script, dataset):
     with pytest.raises(SystemExit, match=r"\(points\): found none for .*i0.nii.gz, expected clicks"):
         script.main([str(dataset / "datalist.json"), "--section", "test", "--out_dir", str(dataset / "out")])
+
+
+def test_grid_and_intensities_are_those_of_training(script, dataset):
+    """The clicks are expanded on what the bundle's configuration would load."""
+    parser = ConfigParser()
+    parser.read_config(SCRIPT.parents[1] / "bundles/pa_seg_3d/configs/train.json")
+    parser.update({"spacing": [2.0, 1.5, 1.0], "normalize_nonzero": True})
+    training = Compose(parser.get_parsed_content("load") + parser.get_parsed_content("points_to_seeds")[:1])
+    entry = {"image": str(dataset / "i0.nii.gz"), "points": str(dataset / "p.json")}
+    flags = ["--spacing", "2", "1.5", "1", "--normalize_nonzero"]
+    ours = script._loader(["image", "label"], script.parse([str(dataset / "datalist.json"), *flags]))
+    found = ours({**entry, "label": str(dataset / "l0.nii.gz")})
+    expected = training(entry)
+    np.testing.assert_allclose(found["image"].numpy(), expected["image"].numpy(), atol=1e-5)
+    np.testing.assert_allclose(found["points"], expected["points"], atol=1e-6)
+    assert found["label"].shape == found["image"].shape == (1, 7, 9, 25)
+    assert set(np.unique(found["label"])) == {0, 1}

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 from monai.data import CacheDataset, MetaTensor, list_data_collate
-from monai.transforms import Compose, NormalizeIntensityd, RandFlipd
+from monai.transforms import Compose, NormalizeIntensityd, Orientationd, RandFlipd, Spacingd
 
+from monai_ext.data.points_io import LoadPointsd, PointSet, write_points
 from monai_ext.functional.partial_labels import UNLABELLED
 from monai_ext.functional.seed_expansion import expand_seeds
 from monai_ext.transforms.seeds import ExpandSeedsd, ValidRegiond
@@ -148,3 +149,25 @@ def test_in_a_cached_pipeline():
     assert batch["seeds"].shape == batch["valid"].shape == (2, 1, 12, 12, 10)
     np.testing.assert_array_equal(cached[0]["seeds"], chain(case())["seeds"])
     assert batch["seeds"][0, 0, 11 - 6, 6, 5] == 1
+
+
+@pytest.mark.parametrize("axcodes", ["RAS", "LPI"])
+@pytest.mark.parametrize("spacing", [0.7, 1.5, 2.0, 3.1])
+@pytest.mark.parametrize("planes", [12, 13, 14])
+def test_border_clicks_stay_border_clicks_when_the_image_is_resampled(tmp_path, planes, spacing, axcodes):
+    """An object that fills the image: all six clicks lie in border planes, so nothing is background."""
+    last = planes - 1
+    low, high = np.full((3, 3), planes // 2.0), np.full((3, 3), planes // 2.0)
+    np.fill_diagonal(low, 0)
+    np.fill_diagonal(high, last)
+    points = np.stack([low, high], axis=1).reshape(6, 3)
+    write_points(tmp_path / "p.json", PointSet(tuple("FLRPAIS"), np.vstack([[planes // 2] * 3, points]), "voxel"))
+    image = MetaTensor(torch.randn(1, *[planes] * 3), affine=torch.eye(4), meta={"original_affine": np.eye(4)})
+    steps = [
+        Orientationd("image", axcodes, labels=None),
+        Spacingd("image", [spacing] * 3),
+        LoadPointsd("points"),
+        ExpandSeedsd(),
+    ]
+    seeds = Compose(steps)({"image": image, "points": str(tmp_path / "p.json")})["seeds"]
+    assert (seeds != 0).all()
