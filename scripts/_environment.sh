@@ -12,8 +12,8 @@ fi
 stamp=.venv/.installed-$(cksum < setup.cfg | cut -d' ' -f1)
 if [ ! -f "$stamp" ]; then
     echo "Installing into .venv (PyTorch is several GB the first time) ..."
-    python -m pip install --quiet --disable-pip-version-check torch torchvision
-    python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+    PYTHONWARNINGS=ignore python -m pip install --quiet --disable-pip-version-check torch torchvision
+    PYTHONWARNINGS=ignore python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
     rm -f .venv/.installed-*
     touch "$stamp"
 fi
