@@ -39,8 +39,9 @@ def line(row: dict[str, Any]) -> str:
         parts.append(f"reference {row['reference_s']:.3g} s, ratio {row['ratio']:.3g}")
     if row.get("ours_mb") is not None:
         parts.append(f"{row['ours_mb']:.0f} MB")
-    if row.get("reference_mb") is not None:
-        parts.append(f"reference {row['reference_mb']:.0f} MB, ratio {row['reference_mb'] / row['ours_mb']:.3g}")
+    if row.get("reference_mb"):
+        ratio = f", ratio {row['reference_mb'] / row['ours_mb']:.3g}" if row["ours_mb"] else ""
+        parts.append(f"reference {row['reference_mb']:.0f} MB{ratio}")
     parts += [f"{key} {value:.3g}" for key, value in row.items() if key not in known and isinstance(value, float)]
     return "; ".join(parts)
 

@@ -7,19 +7,15 @@ while one call runs in a process of its own (Linux only). Gradient error: larges
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import multiprocessing
-import os
-import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.memory import peak_mb
 from benchmarks.reference.crf_unfold import unfold_crf_loss
 from monai_ext.losses.crf import MultiViewCRFLoss
 
@@ -43,34 +39,14 @@ def _gradient(loss: LossFunction, logits: Tensor, image: Tensor) -> Tensor:
     return torch.autograd.grad(loss(logits, image), logits)[0]
 
 
-def _resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def _sample(peak: list[float], stop: threading.Event) -> None:
-    while not stop.is_set():
-        peak[0] = max(peak[0], _resident_mb())
-        time.sleep(0.001)
-
-
 def _measure_memory(side: str, size: tuple[int, ...], threads: int, results: multiprocessing.Queue) -> None:
     torch.set_num_threads(threads)
     _gradient(_loss(side), *_inputs((12, 12, 12)))  # what the first call loads does not count
     logits, image = _inputs(size)
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # freed memory that the process still holds would hide the first megabytes
-    before = _resident_mb()
-    peak, stop = [before], threading.Event()
-    sampler = threading.Thread(target=_sample, args=(peak, stop))
-    sampler.start()
-    _gradient(_loss(side), logits, image)
-    stop.set()
-    sampler.join()
-    results.put(peak[0] - before)
+    results.put(peak_mb(lambda: _gradient(_loss(side), logits, image)))
 
 
-def _peak_mb(side: str, size: tuple[int, ...]) -> float:
+def _memory_of(side: str, size: tuple[int, ...]) -> float:
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     process = context.Process(target=_measure_memory, args=(side, size, torch.get_num_threads(), results))
@@ -102,7 +78,7 @@ def run() -> list[dict]:
                 times[side].append(seconds)
         ours, reference = min(times["ours"]), min(times["reference"])
         error = (gradients["ours"] - gradients["reference"]).abs().max() / gradients["reference"].abs().max()
-        memory = {side: _peak_mb(side, size) for side in times}
+        memory = {side: _memory_of(side, size) for side in times}
         rows.append(
             {
                 "what": "multi-view CRF loss, forward and backward",

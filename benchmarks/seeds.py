@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,13 +11,13 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from benchmarks.memory import peak_mb
 from benchmarks.reference.geodesic import gradient_distance
 from monai_ext.functional.geodesic import COSTS, geodesic_distance
 from monai_ext.functional.seed_expansion import expand_seeds
 
 BOX = 96
 REFERENCE_BOX = 40
-_MAXRSS_PER_MB = 1024 if sys.platform != "darwin" else 1024**2
 
 
 def run() -> list[dict[str, Any]]:
@@ -63,11 +61,16 @@ def _in_new_process(task: Callable[..., Any], *arguments: Any) -> tuple[float, f
 
 def _measured(task: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, float]:
     image = _image(arguments[0])
-    before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MAXRSS_PER_MB
-    start = time.process_time()
-    task(image, *arguments[1:])
-    seconds = time.process_time() - start
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MAXRSS_PER_MB - before_mb
+    seconds: list[float] = []
+
+    def timed() -> None:
+        start = time.process_time()
+        task(image, *arguments[1:])
+        seconds.append(time.process_time() - start)
+
+    timed()  # the sampler of the memory costs time, so it watches a second call
+    megabytes = peak_mb(timed)
+    return seconds[0], megabytes
 
 
 def _image(side: int) -> np.ndarray:

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import time
 from typing import Any
+
+from benchmarks.memory import peak_mb
 
 SHAPE = (182, 218, 182)
 PATCH = (96, 96, 96)
@@ -28,9 +29,13 @@ def _infer() -> tuple[float, float]:
     network = BasicUNet(3, 1, 2, features=(16, 32, 64, 128, 256, 16)).eval()
     inferer = SlidingWindowInferer(roi_size=PATCH, sw_batch_size=1, overlap=0.25, mode="gaussian")
     image = torch.randn(1, 1, *SHAPE)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
-    with torch.no_grad():
+    seconds = []
+
+    @torch.no_grad()
+    def segment() -> None:
+        start = time.perf_counter()
         inferer(image, network).argmax(1)
-    seconds = time.perf_counter() - start
-    return seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        seconds.append(time.perf_counter() - start)
+
+    megabytes = peak_mb(segment)
+    return seconds[0], megabytes
