@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Datalists, points, phantoms: what is read before training starts; results as files that others open."""
 
-from monai_ext.data.check import check_datalist, check_disk, check_or_exit, format_table
+from monai_ext.data.check import check_datalist, check_or_exit, format_table
 from monai_ext.data.datalist import labels_of, load_datalist
 from monai_ext.data.errors import DataFault
 from monai_ext.data.mr_phantom import PhantomSpec, phantom_volume
@@ -16,7 +16,6 @@ __all__ = [
     "PointSet",
     "SaveDicomSegd",
     "check_datalist",
-    "check_disk",
     "check_or_exit",
     "format_table",
     "labels_of",

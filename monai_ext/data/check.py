@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,11 +18,12 @@ from monai_ext.data.datalist import PATH_KEYS, entries_of, labels_of, located, r
 from monai_ext.data.errors import DataFault, fault
 from monai_ext.data.summary import SectionSummary, format_table
 
-__all__ = ["DataFault", "SectionSummary", "check_datalist", "check_disk", "check_or_exit", "format_table"]
+__all__ = ["DataFault", "SectionSummary", "check_datalist", "check_or_exit", "format_table"]
 
 Sizes = dict[str, set[tuple[int, int]]]
 
-check_disk = faults.check_disk
+_BYTES_PER_VOXEL = 6
+"""What a cached voxel takes: the image in float32, its labels and its valid region in uint8."""
 
 _SILENT_UP_TO = 50
 """Number of entries that are checked without a progress line."""
@@ -84,16 +86,27 @@ def check_or_exit(
     *,
     needs: Mapping[str, Sequence[str]] | None = None,
     classes: int | None = None,
+    cache_rate: float = 0.0,
 ) -> list[SectionSummary]:
     """Do :func:`check_datalist` for a bundle's ``initialize``: a fault ends the program with its sentence.
+
+    Args:
+        datalist: the JSON file.
+        dataset_dir: folder that its paths are relative to.
+        needs: keys used of each section.
+        classes: number of classes that the method learns.
+        cache_rate: share of the volumes that the run keeps in memory; too little free memory is a fault.
 
     Raises:
         SystemExit: with the sentence, which Python prints without a traceback, and exit status 1.
     """
     try:
-        return check_datalist(datalist, dataset_dir, needs=needs, classes=classes)
+        rows = check_datalist(datalist, dataset_dir, needs=needs, classes=classes)
+        voxels = sum(math.prod(shape) for row in rows for shape in row.shapes)
+        faults.check_memory(datalist, cache_rate * voxels * _BYTES_PER_VOXEL)
     except DataFault as error:
         raise SystemExit(str(error)) from None
+    return rows
 
 
 def _check_entries(datalist: str | Path, dataset_dir: str | Path, content: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -242,16 +241,25 @@ def _check_polygons(file: str, annotation: Mapping[str, Any], images: Mapping[An
             raise fault(file, "annotations", found=found, expected=expected)
 
 
-def check_disk(folder: str | Path, needed_bytes: int) -> None:
-    """Refuse to start where the disk of ``folder`` (which need not exist yet) has less room than ``needed_bytes``.
+def check_memory(file: str | Path, needed_bytes: float) -> None:
+    """Refuse to start where the machine has less free memory than a data set's cache needs.
+
+    Does nothing where the free memory is not known (``/proc/meminfo`` is Linux's).
 
     Raises:
         DataFault: with both figures in GiB.
     """
-    existing = Path(folder).absolute()
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
-    if free < needed_bytes:
-        found = f"{free / 2**30:.1f} GiB are free"
-        raise fault(folder, "cache", found=found, expected=f"at least {needed_bytes / 2**30:.1f} GiB for the cache")
+    free = free_memory_bytes()
+    if free is not None and free < needed_bytes:
+        need, have = (f"{size / 2**30:.1f} GiB" for size in (needed_bytes, free))
+        found = f"its volumes need {need} of memory when cached, and {have} are free"
+        raise fault(file, "cache_rate", found=found, expected=f"at most {free / needed_bytes:.2f} times this rate")
+
+
+def free_memory_bytes() -> int | None:
+    """Memory that can be had without swapping, in bytes; None where the system does not tell."""
+    table = Path("/proc/meminfo")
+    if not table.exists():
+        return None
+    kibibytes = {name: value.split()[0] for name, value in (row.split(":") for row in table.read_text().splitlines())}
+    return int(kibibytes["MemAvailable"]) * 1024

@@ -60,4 +60,4 @@ def test_words_that_would_arrive_as_texts_stop(config_file, words):
 
 
 def test_silent_outside_the_command_line():
-    stop_on_unknown_keys(["-q", "tests"])
+    assert stop_on_unknown_keys(["-q", "tests"]) is None

@@ -113,6 +113,12 @@ def test_training_without_any_mask(bundle, tmp_path):
     assert all(torch.equal(saved[name], trained[name].cpu()) for name in trained)
 
 
+def test_the_last_epoch_is_validated_whatever_the_interval(bundle):
+    bundle.run("train", "smoke", val_interval=5)
+    assert [bool(row.get("val/mean_dice")) for row in bundle.metrics()] == [False, True]
+    assert flat_weights(bundle.root / "models/model.pt")
+
+
 def test_another_data_set_is_two_values(bundle, tmp_path):
     """The data set is swapped from Python, as MONAI's workflows allow."""
     shutil.copytree(bundle.phantom_dir, tmp_path / "mine")

@@ -3,13 +3,12 @@ from __future__ import annotations
 
 import json
 import runpy
-import shutil
 import sys
 
 import pytest
 
 from monai_ext.data.__main__ import main
-from monai_ext.data.check import DataFault, check_datalist, check_disk, check_or_exit, format_table
+from monai_ext.data.check import DataFault, check_datalist, check_or_exit, format_table
 
 # --- what is found -------------------------------------------------------------------------------------------------
 
@@ -137,14 +136,21 @@ def test_paths_may_not_leave_the_folder(data):
     data.refused("list.json (image)", "goes up by '..'")
 
 
-# --- the disk and the command line ---------------------------------------------------------------------------------
+# --- the memory and the command line ---------------------------------------------------------------------------------
 
 
-def test_disk(tmp_path):
-    free = shutil.disk_usage(tmp_path).free
-    check_disk(tmp_path / "cache/that/is/not/there/yet", 1024)
-    with pytest.raises(DataFault, match=r"cache \(cache\): .* GiB are free, expected at least .* GiB for the cache"):
-        check_disk(tmp_path / "cache", free + 2**40)
+@pytest.mark.parametrize(("free_gib", "stops"), [(1.0, False), (1e-6, True), (None, False)])
+def test_a_cache_that_does_not_fit_into_memory(data, monkeypatch, free_gib, stops):
+    datalist = data.folder / "list.json"
+    datalist.write_text(json.dumps(data.content))
+    free = None if free_gib is None else int(free_gib * 2**30)
+    monkeypatch.setattr("monai_ext.data.faults.free_memory_bytes", lambda: free)
+    assert check_or_exit(datalist, data.folder, needs=data.needs, cache_rate=0.0)
+    if stops:
+        with pytest.raises(SystemExit, match=r"\(cache_rate\): its volumes need .* GiB of memory when cached"):
+            check_or_exit(datalist, data.folder, needs=data.needs, cache_rate=1.0)
+    else:
+        assert check_or_exit(datalist, data.folder, needs=data.needs, cache_rate=1.0)
 
 
 def test_a_bundle_exits_with_the_sentence(data):
