@@ -19,6 +19,7 @@ from monai_ext.data.points_io import write_points
 
 SECTIONS = ("training", "validation", "test")
 MARGIN_HELP = "distance of the simulated background clicks from the object, in voxels"
+NO_VALIDATION_HELP = "train on the validation cases too, from points: for settings that are chosen already"
 SPLITS = Path(__file__).resolve().parent / "splits"
 
 
@@ -30,6 +31,7 @@ def parser(description: str, *, default_out: str) -> argparse.ArgumentParser:
     made.add_argument("--margin", type=int, nargs=2, default=(1, 5), metavar=("MIN", "MAX"), help=MARGIN_HELP)
     made.add_argument("--seed", type=int, default=0, help="seed of the simulated clicks")
     made.add_argument("--copy", action="store_true", help="copy files that need no change instead of linking them")
+    made.add_argument("--no_validation", action="store_true", help=NO_VALIDATION_HELP)
     return made
 
 
@@ -87,6 +89,8 @@ class DataSetWriter:
         ``affine`` to RAS millimetres. ``group`` is the patient, by default the case itself.
         """
         out = self.options.out
+        if self.options.no_validation and section == "validation":
+            section = "training"
         item = {"image": f"images/{stem}.nii.gz", "label": f"labels/{stem}.nii.gz", "group": group or stem}
         if isinstance(image, Path):
             _place(image, out / item["image"], copy=self.options.copy)

@@ -4,8 +4,9 @@
     python scripts/compare_rows.py scripts/tables/pa_seg_3d_msd_hippocampus.json --dataset_dir data/msd_hippocampus
 
 A row that is finished is not run again, so an interrupted comparison goes on where it stopped. The JSON file names the
-bundle, the configuration files that all rows and each row overlay (``configs``), the values they set (``values``), and
-the finished row whose weights a row starts from (``after``: configuration key to row).
+bundle, the configuration files that all rows and each row overlay (``configs``), those that only training puts after
+them (``training_configs``), the values they set (``values``), and the finished row whose weights a row starts from
+(``after``: configuration key to row).
 """
 
 from __future__ import annotations
@@ -76,12 +77,14 @@ def run_row(table: dict[str, Any], name: str, seed: int, *, options: argparse.Na
     start = time.monotonic()
     # Resuming lets an interrupted comparison go on in the middle of a row.
     train = values | {"output_dir": folder / "training", "resume": True}
-    _bundle_run("training", bundle, configs, train, folder / "training.log", options.threads)
+    training_configs = [*configs, *table.get("training_configs", [])]
+    _bundle_run("training", bundle, training_configs, train, folder / "training.log", options.threads)
     trained = time.monotonic() - start
     evaluate = values | {"output_dir": folder / "evaluation"}
     _bundle_run("evaluating", bundle, [*configs, "evaluate"], evaluate, folder / "evaluation.log", options.threads)
     result = {metric: _per_case(folder / "evaluation" / f"{metric}_raw.csv") for metric in METRICS}
-    facts = run_info(seed) | {"threads_of_run": options.threads, "training_seconds": round(trained), "configs": configs}
+    facts = run_info(seed) | {"threads_of_run": options.threads, "training_seconds": round(trained)}
+    facts["configs"] = training_configs
     temporary = folder / "result.tmp"
     temporary.write_text(json.dumps({"cases": result, "run": facts}, indent=1), encoding="utf8")
     os.replace(temporary, folder / "result.json")

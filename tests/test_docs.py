@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files, options and run IDs that the documentation's commands and links name exist.
 
-Commands start at the repository root, in a bundle's docs in the bundle's folder; ``cd`` holds through the page.
+A page's commands start at the repository's root; ``cd`` holds through the page.
 """
 
 from __future__ import annotations
@@ -101,12 +101,10 @@ def accepted(source: Path) -> frozenset[str]:
 
 def page_faults(page: Path, text: str) -> list[str]:
     """Everything that a page's commands and relative links name and that does not exist."""
-    bundles = ROOT / "bundles"
-    folder = page.parents[1] if page.parent.name == "docs" and bundles in page.parents else ROOT
-    faults = []
+    folder, faults = ROOT, []
     for words in commands_of(text):
         if words[0] == "cd":
-            folder = next((f for f in (folder / words[1], ROOT / words[1]) if f.is_dir()), folder / words[1])
+            folder = folder / words[1]
             faults += [] if folder.is_dir() else [f"cd {words[1]}: no such folder"]
         else:
             faults += [f"{shlex.join(words)}: {fault}" for fault in faults_of(words, folder)]
@@ -121,7 +119,10 @@ def test_page_names_what_exists(page):
     assert not found, "\n".join(found)
 
 
-TRAIN = "python -m monai.bundle run {} --config_file \"['configs/train.json','configs/smoke.json']\" --{} 1"
+TRAIN = (
+    "cd bundles/pa_seg_3d && python -m monai.bundle run {} "
+    "--config_file \"['configs/train.json','configs/smoke.json']\" --{} 1"
+)
 
 
 @pytest.mark.parametrize(
@@ -131,10 +132,10 @@ TRAIN = "python -m monai.bundle run {} --config_file \"['configs/train.json','co
         (TRAIN.format("training", "epochs"), True),
         (TRAIN.format("trainig", "max_epochs"), True),
         ("A=1 torchrun --nproc_per_node=2 -m monai.bundle run --config_file configs/none.json", True),
-        ("python ../../scripts/seed_curve.py a.json --section test \\\n  --costs gradient", False),
-        ("python ../../scripts/seed_curve.py a.json --sections test", True),
-        ("cd ../.. && python scripts/prepare_msd_hippocampus.py in --out data/x", False),
-        ("python scripts/seed_curve.py a.json", True),
+        ("python scripts/seed_curve.py a.json --section test \\\n  --costs gradient", False),
+        ("python scripts/seed_curve.py a.json --sections test", True),
+        ("cd bundles && cd .. && python scripts/prepare_msd_hippocampus.py in --out data/x", False),
+        ("cd bundles && python scripts/seed_curve.py a.json", True),
         ("python -m monai_ext.data check a.json --bundle pa_seg_3d  # --none", False),
         ("python -m monai_ext.data check a.json --bundel pa_seg_3d", True),
         ("bash scripts/none.sh", True),

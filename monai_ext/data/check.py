@@ -87,6 +87,7 @@ def check_or_exit(
     needs: Mapping[str, Sequence[str]] | None = None,
     classes: int | None = None,
     cache_rate: float = 0.0,
+    fewest: int = 1,
 ) -> list[SectionSummary]:
     """Do :func:`check_datalist` for a bundle's ``initialize``: a fault ends the program with its sentence.
 
@@ -96,6 +97,7 @@ def check_or_exit(
         needs: keys used of each section.
         classes: number of classes that the method learns.
         cache_rate: share of the volumes that the run keeps in memory; too little free memory is a fault.
+        fewest: least number of cases in a section; a distributed run needs one for each process.
 
     Raises:
         SystemExit: with the sentence, which Python prints without a traceback, and exit status 1.
@@ -103,6 +105,7 @@ def check_or_exit(
     try:
         rows = check_datalist(datalist, dataset_dir, needs=needs, classes=classes)
         voxels = sum(math.prod(shape) for row in rows for shape in row.shapes)
+        faults.check_counts(datalist, {row.section: row.entries for row in rows}, fewest)
         faults.check_memory(datalist, cache_rate * voxels * _BYTES_PER_VOXEL)
     except DataFault as error:
         raise SystemExit(str(error)) from None

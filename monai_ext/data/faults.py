@@ -241,6 +241,18 @@ def _check_polygons(file: str, annotation: Mapping[str, Any], images: Mapping[An
             raise fault(file, "annotations", found=found, expected=expected)
 
 
+def check_counts(file: str | Path, entries: Mapping[str, int], fewest: int) -> None:
+    """Refuse a section with fewer cases than a run needs, for example one for each process.
+
+    Raises:
+        DataFault: naming the section and both numbers.
+    """
+    for section, count in entries.items():
+        if count < fewest:
+            expected = f"at least {fewest}, one for each process of a distributed run"
+            raise fault(file, section, found=f"it has {count} case{'s' * (count != 1)}", expected=expected)
+
+
 def check_memory(file: str | Path, needed_bytes: float) -> None:
     """Refuse to start where the machine has less free memory than a data set's cache needs.
 

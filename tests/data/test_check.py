@@ -153,6 +153,12 @@ def test_a_cache_that_does_not_fit_into_memory(data, monkeypatch, free_gib, stop
         assert check_or_exit(datalist, data.folder, needs=data.needs, cache_rate=1.0)
 
 
+def test_fewer_cases_than_processes(data):
+    (data.folder / "list.json").write_text(json.dumps(data.content))
+    with pytest.raises(SystemExit, match=r"\(training\): it has 1 case, expected at least 2, one for each process"):
+        check_or_exit(data.folder / "list.json", data.folder, needs=data.needs, fewest=2)
+
+
 def test_a_bundle_exits_with_the_sentence(data):
     (data.folder / "list.json").write_text(json.dumps(data.content))
     assert len(check_or_exit(data.folder / "list.json", data.folder, needs=data.needs)) == 2

@@ -52,6 +52,11 @@ def test_hippocampus(tmp_path, script, check_set, folders, capsys):
     assert not (out / "images" / names[0]).is_symlink()
     main([str(tmp_path), "--out", str(out), "--split", split, "--seed", "1"])
     assert (out / "points/hippocampus_000.json").read_text() != clicks
+    main([str(tmp_path), "--out", str(tmp_path / "all"), "--split", split, "--no_validation"])
+    whole = json.loads((tmp_path / "all/datalist.json").read_text())
+    assert [item["group"] for item in whole["training"]] == [name.removesuffix(".nii.gz") for name in names[:3]]
+    assert all((tmp_path / "all" / item["points"]).exists() for item in whole["training"])
+    assert (whole["validation"], whole["test"]) == ([], datalist["test"])
 
 
 def test_hippocampus_never_writes_into_the_source(tmp_path, script):
