@@ -2,6 +2,7 @@
 """Behaviour attached to MONAI's trainers and evaluators."""
 
 from monai_ext.handlers.checkpoint import ResumableCheckpoint, SaveWeights
+from monai_ext.handlers.mean_teacher import MeanTeacher
 from monai_ext.handlers.metrics import SurfaceDistanceHandler
 from monai_ext.handlers.overlays import CaseOverlays
 from monai_ext.handlers.progress import Progress
@@ -13,6 +14,7 @@ from monai_ext.handlers.term_log import TermLog
 
 __all__ = [
     "CaseOverlays",
+    "MeanTeacher",
     "Progress",
     "Reseed",
     "ResumableCheckpoint",

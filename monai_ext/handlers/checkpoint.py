@@ -13,6 +13,8 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from torch import Tensor, nn
 
+from monai_ext.handlers.unwrap import unwrapped
+
 
 def save_atomically(state: Any, path: str | Path) -> None:
     """``torch.save`` to a temporary file beside ``path``, fsync, rename: a reader never sees half a file."""
@@ -28,8 +30,7 @@ def save_atomically(state: Any, path: str | Path) -> None:
 
 def cpu_state_dict(network: nn.Module) -> dict[str, Tensor]:
     """The network's flat state dict as CPU tensors, without a DistributedDataParallel wrapper's prefix."""
-    bare = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
-    return {name: value.detach().cpu() for name, value in bare.state_dict().items()}
+    return {name: value.detach().cpu() for name, value in unwrapped(network).state_dict().items()}
 
 
 def is_main_process() -> bool:
@@ -94,7 +95,7 @@ class ResumableCheckpoint:
         """Writes the checkpoint of the epoch just finished."""
         if not is_main_process():
             return
-        state: dict[str, Any] = {name: _bare_state(obj) for name, obj in self.objects.items()}
+        state: dict[str, Any] = {name: unwrapped(obj).state_dict() for name, obj in self.objects.items()}
         state["epoch"] = engine.state.epoch
         scaler = getattr(engine, "scaler", None)
         if scaler is not None:
@@ -118,7 +119,7 @@ class ResumableCheckpoint:
         try:
             state = torch.load(self.path, map_location=getattr(engine.state, "device", "cpu"), weights_only=True)
             for name, obj in self.objects.items():
-                target = obj.module if isinstance(obj, nn.parallel.DistributedDataParallel) else obj
+                target = unwrapped(obj)
                 _check_length(name, target, state[name])
                 target.load_state_dict(state[name])
         except Exception as error:
@@ -143,7 +144,3 @@ def _check_length(name: str, scheduler: Any, state: Mapping[str, Any]) -> None:
     here, there = getattr(scheduler, "total_iters", None), state.get("total_iters")
     if here != there:
         raise ValueError(f"{name} was made for {there} epochs, here for {here}")
-
-
-def _bare_state(obj: Any) -> Any:
-    return obj.module.state_dict() if isinstance(obj, nn.parallel.DistributedDataParallel) else obj.state_dict()

@@ -10,6 +10,8 @@ from typing import Any
 from ignite.engine import Engine, Events
 from torch import nn
 
+from monai_ext.handlers.unwrap import unwrapped
+
 
 class SnapshotTeacher:
     """Owns a frozen copy of each student and renews all of them every ``every`` epochs (PA-Seg section IV-B).
@@ -58,12 +60,8 @@ class SnapshotTeacher:
         self._best = state.get("best", self._best)
 
     def _student_states(self) -> dict[str, dict[str, Any]]:
-        return {name: deepcopy(_bare(student).state_dict()) for name, student in self.students.items()}
-
-
-def _bare(network: nn.Module) -> nn.Module:
-    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+        return {name: deepcopy(unwrapped(student).state_dict()) for name, student in self.students.items()}
 
 
 def _frozen_copy(student: nn.Module) -> nn.Module:
-    return deepcopy(_bare(student)).eval().requires_grad_(False)
+    return deepcopy(unwrapped(student)).eval().requires_grad_(False)

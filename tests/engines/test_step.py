@@ -118,3 +118,58 @@ def test_students_are_put_into_training_mode():
     network.eval()
     trainer.run()
     assert network.training
+
+
+class TwoPasses(Quadratic):
+    """One update from ``near`` in two groups, then one from ``far``; keeps the weight that each saw."""
+
+    def passes(self, batch):
+        self.seen = []
+        yield self.halves()
+        self.seen.append(self.students["network"].weight.item())
+        yield {"far": 3 * self.students["network"].weight.squeeze()}
+
+    def halves(self):
+        for _ in range(2):
+            self.seen.append(self.students["network"].weight.item())
+            yield {"near": self.students["network"].weight.squeeze() ** 2 / 2}
+
+
+def test_groups_add_up_and_passes_update_in_turn():
+    made = []
+    trainer, network = make_trainer(lambda net: made.append(TwoPasses(net, {"near": 1.0, "far": 2.0})) or made[0])
+    events = []
+    for event in (IterationEvents.BACKWARD_COMPLETED, IterationEvents.MODEL_COMPLETED):
+        trainer.add_event_handler(event, lambda _, name: events.append(name), event.name)
+    trainer.run()
+    assert made[0].seen == pytest.approx([2.0, 2.0, 2.0 - 0.1 * 4])
+    assert network.weight.item() == pytest.approx(1.6 - 0.1 * 6)
+    output = trainer.state.output
+    assert {name: term.item() for name, term in output["terms"].items()} == pytest.approx({"near": 4.0, "far": 4.8})
+    assert output["loss"].item() == pytest.approx(4.0 + 2 * 4.8)
+    back, model = "BACKWARD_COMPLETED", "MODEL_COMPLETED"
+    assert events == [back, back, model, back, model]
+
+
+def test_missing_term_is_an_error():
+    trainer, _ = make_trainer(lambda net: TwoPasses(net, {"near": 1.0, "far": 1.0, "none": 1.0}))
+    with pytest.raises(KeyError, match="none"):
+        trainer.run()
+
+
+def test_ramp_by_iteration_sees_fractions():
+    seen = []
+
+    def ramp(epochs):
+        seen.append(epochs)
+        return 1.0
+
+    def make(net):
+        step = Quadratic(net, {"far": 1.0}, {"far": ramp})
+        step.ramp_unit = "iteration"
+        return step
+
+    make_trainer(make, epochs=2, items=2)[0].run()
+    assert seen == [0, 0.5, 1, 1.5]
+    with pytest.raises(ValueError, match="ramp_unit"):
+        TrainStep.__init__(object.__new__(Quadratic), students={}, weights={"a": 1}, ramp_unit="hour")
