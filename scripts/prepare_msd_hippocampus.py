@@ -5,8 +5,9 @@
 
 ``<source>`` is the unpacked ``Task04_Hippocampus`` (``imagesTr``, ``labelsTr``) from medicaldecathlon.com, or a folder
 with ``images`` and ``labels``. The target is the whole hippocampus (label > 0). The 64 files used, and their sections
-(40/8/16, drawn once at random), stand in ``scripts/splits/msd_hippocampus.json``; other files are ignored. The source
-names no subjects, and about two volumes come from each, so volumes of one person may be in two sections.
+(40/8/16, drawn once at random), stand in ``scripts/splits/msd_hippocampus.json``; other files are ignored. With
+``--no_validation`` they are 48/16, as in the table of the bundle's documentation. The source names no subjects, and
+about two volumes come from each, so volumes of one person may be in two sections.
 
 The data's licence is CC BY-SA 4.0; credit Antonelli et al., Nature Communications 13 (2022).
 """
