@@ -7,15 +7,14 @@ import json
 
 import nibabel as nib
 import numpy as np
-import pydicom
 import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.inferers import SlidingWindowInferer
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from scipy.ndimage import label
+
+from tests.dicom_series import write_series
 
 pytestmark = pytest.mark.slow
 
@@ -115,34 +114,12 @@ def test_files_of_one_name_in_two_folders_stay_apart(case):
     assert masks.keys() == {"patient-1/image_seg.nii.gz", "patient-2/image_seg.nii.gz"}
 
 
-def write_series(folder, voxels):
-    """Voxels (i, j, k) as CT slices whose axes run left, posterior and up: DICOM's usual order."""
-    folder.mkdir(parents=True)
-    series, study, frame = generate_uid(), generate_uid(), generate_uid()
-    for k in range(voxels.shape[2]):
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        ds = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
-        ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-        ds.SeriesInstanceUID, ds.StudyInstanceUID, ds.FrameOfReferenceUID = series, study, frame
-        ds.Modality, ds.PatientID, ds.InstanceNumber, ds.SeriesNumber = "CT", "p", k + 1, 1
-        ds.ImageOrientationPatient, ds.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [-20.0, 14.0, 2.5 * k - 9]
-        ds.PixelSpacing, ds.SliceThickness = [1.1, 0.9], 2.5
-        ds.Rows, ds.Columns = voxels.shape[1], voxels.shape[0]
-        ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 1
-        ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
-        ds.RescaleIntercept, ds.RescaleSlope = "0", "1"
-        ds.PixelData = np.ascontiguousarray(voxels[:, :, k].T.astype("<i2")).tobytes()
-        pydicom.dcmwrite(folder / f"{k:03d}.dcm", ds, enforce_file_format=True)
-
-
 def test_dicom_series_goes_in(case):
     """The mask lies where that of the same volume as NIfTI does; folders named by UIDs keep their names apart."""
     affine = np.array([[-0.9, 0, 0, 20], [0, -1.1, 0, -14], [0, 0, 2.5, -9], [0, 0, 0, 1]])
     names = ["1.2.840.1", "1.2.840.2"]
     for name in names:
-        write_series(case.folder / name, case.voxels)
+        write_series(case.folder / name, case.voxels, affine)
     case.write("same.nii.gz", nib.Nifti1Image(case.voxels, affine))
     masks = case.masks(*names, "same.nii.gz")
     assert masks.keys() == {"1.2.840.1_seg.nii.gz", "1.2.840.2_seg.nii.gz", "same_seg.nii.gz"}
