@@ -4,6 +4,7 @@
 from monai_ext.losses.consistency import CoTeachingLoss, CrossPseudoLoss
 from monai_ext.losses.crf import MultiViewCRFLoss
 from monai_ext.losses.distillation import SoftLabelDistillationLoss
+from monai_ext.losses.masked_consistency import MaskedConsistencyLoss
 from monai_ext.losses.partial import PartialLoss
 from monai_ext.losses.regularizers import EntropyLoss, MumfordShahLoss, SizeLoss, TotalVariationLoss
 from monai_ext.losses.variance import VarianceLoss
@@ -12,6 +13,7 @@ __all__ = [
     "CoTeachingLoss",
     "CrossPseudoLoss",
     "EntropyLoss",
+    "MaskedConsistencyLoss",
     "MultiViewCRFLoss",
     "MumfordShahLoss",
     "PartialLoss",
