@@ -42,7 +42,7 @@ def plain(labels, probs, *, trim=False):
     for i in classes:
         off = sum(joint[i]) - joint[i][i]
         n_i = round(len(of[i]) * off / (off + max(joint[i][i], 1)))
-        for n in sorted(of[i], key=lambda n: (p[n][i], n))[:n_i]:
+        for n in sorted(of[i], key=lambda n: (np.float32(p[n][i]), n))[:n_i]:
             noisy[n] = not (trim and max(classes, key=lambda j: (p[n][j], -j)) == i)
     return torch.tensor(noisy).view(labels.shape), joint
 
