@@ -20,9 +20,9 @@ class DeepLabV3Plus(nn.Module):
     """Encoder with atrous convolutions and a decoder with one skip connection (Chen et al., ECCV 2018).
 
     With ``resnet50`` and output stride 8 it is the network of UCMT's released code, of which EUGMT says "ResNet50
-    Deeplabv3+": plain, not separable, convolutions, an ASPP with image pooling, 48 channels from stride 4, 39.76 million
-    parameters for two classes (``resnet34``: 26.12, ``resnet18``: 16.01). The 3x3 convolutions that follow a stride
-    taken out are dilated instead, so pretrained filters still fit.
+    Deeplabv3+": plain, not separable, convolutions, an ASPP with image pooling, 48 channels from stride 4, and 39.76
+    million parameters for two classes (``resnet34``: 26.12, ``resnet18``: 16.01). The 3x3 convolutions that follow a
+    stride taken out are dilated instead, so pretrained filters still fit.
 
     Args:
         in_channels: channels of the image.

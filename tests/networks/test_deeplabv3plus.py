@@ -96,7 +96,7 @@ def test_backbone_weights_from_a_file(tmp_path):
         assert torch.equal(student.stem[0].weight, pretrained.conv1.weight)
         assert torch.equal(student.layer4[1].bn2.running_var, pretrained.layer4[1].bn2.running_var)
         assert torch.equal(student.layer4[1].conv2.weight, pretrained.layer4[1].conv2.weight)
-    assert not torch.equal(students[0].decoder[2].weight, students[1].decoder[2].weight)
+    assert not torch.equal(students[0].decoder[1].weight, students[1].decoder[1].weight)
     assert not torch.equal(students[0].aspp.project[0].weight, students[1].aspp.project[0].weight)
 
 
