@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MONAI transforms for sparse labels."""
+"""MONAI transforms for sparse labels and for views of one image."""
 
 from monai_ext.transforms.seeds import ExpandSeedsd, ValidRegiond
+from monai_ext.transforms.strong import StrongPhotometricd
 
-__all__ = ["ExpandSeedsd", "ValidRegiond"]
+__all__ = ["ExpandSeedsd", "StrongPhotometricd", "ValidRegiond"]
