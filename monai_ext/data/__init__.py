@@ -8,6 +8,7 @@ from monai_ext.data.mr_phantom import PhantomSpec, phantom_volume
 from monai_ext.data.phantoms import make_phantoms
 from monai_ext.data.points_io import LoadPointsd, PointSet, read_points, to_voxels, write_points
 from monai_ext.data.results_io import SaveDicomSegd
+from monai_ext.data.two_stream import TwoStreamDataset, labeled_fraction
 
 __all__ = [
     "DataFault",
@@ -15,9 +16,11 @@ __all__ = [
     "PhantomSpec",
     "PointSet",
     "SaveDicomSegd",
+    "TwoStreamDataset",
     "check_datalist",
     "check_or_exit",
     "format_table",
+    "labeled_fraction",
     "labels_of",
     "load_datalist",
     "make_phantoms",
