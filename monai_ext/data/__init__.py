@@ -4,6 +4,7 @@
 from monai_ext.data.check import check_datalist, check_or_exit, format_table
 from monai_ext.data.datalist import labels_of, load_datalist
 from monai_ext.data.errors import DataFault
+from monai_ext.data.membrane_phantom import Stain, draw_stain, membrane_tile
 from monai_ext.data.mr_phantom import PhantomSpec, phantom_volume
 from monai_ext.data.phantoms import make_phantoms
 from monai_ext.data.points_io import LoadPointsd, PointSet, read_points, to_voxels, write_points
@@ -16,14 +17,17 @@ __all__ = [
     "PhantomSpec",
     "PointSet",
     "SaveDicomSegd",
+    "Stain",
     "TwoStreamDataset",
     "check_datalist",
     "check_or_exit",
+    "draw_stain",
     "format_table",
     "labeled_fraction",
     "labels_of",
     "load_datalist",
     "make_phantoms",
+    "membrane_tile",
     "phantom_volume",
     "read_points",
     "to_voxels",
