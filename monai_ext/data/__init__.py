@@ -6,7 +6,7 @@ from monai_ext.data.datalist import labels_of, load_datalist
 from monai_ext.data.errors import DataFault
 from monai_ext.data.membrane_phantom import Stain, draw_stain, membrane_tile
 from monai_ext.data.mr_phantom import PhantomSpec, phantom_volume
-from monai_ext.data.phantoms import make_phantoms
+from monai_ext.data.phantoms import make_membrane_phantoms, make_phantoms
 from monai_ext.data.points_io import LoadPointsd, PointSet, read_points, to_voxels, write_points
 from monai_ext.data.results_io import SaveDicomSegd
 from monai_ext.data.two_stream import TwoStreamDataset, labeled_fraction
@@ -26,6 +26,7 @@ __all__ = [
     "labeled_fraction",
     "labels_of",
     "load_datalist",
+    "make_membrane_phantoms",
     "make_phantoms",
     "membrane_tile",
     "phantom_volume",

@@ -7,14 +7,16 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from PIL import Image
 
+from monai_ext.data.membrane_phantom import draw_stain, membrane_tile
 from monai_ext.data.mr_phantom import PhantomSpec, phantom_volume
 from monai_ext.data.points_io import PointSet, write_points
 from monai_ext.functional.simulate_points import simulate_points
@@ -57,9 +59,50 @@ def make_phantoms(
         TimeoutError: if the writing process does not finish within ten minutes.
         ValueError: see :func:`phantom_volume`.
     """
-    root, spec = Path(folder), spec or PhantomSpec()
+    spec = spec or PhantomSpec()
     counts = dict(zip(_SECTIONS, (training, validation, test), strict=True))
     parameters = {**counts, "shape": list(shape), "spacing_mm": list(spacing_mm), "seed": seed, **asdict(spec)}
+    return _make(Path(folder), parameters, lambda draft: _write_cases(draft, parameters, spec))
+
+
+def make_membrane_phantoms(
+    folder: str | os.PathLike[str],
+    *,
+    training: int = 2,
+    unlabeled: int = 38,
+    validation: int = 8,
+    test: int = 16,
+    size: int = 256,
+    tiles_per_field: int = 4,
+    seed: int = 0,
+) -> str:
+    """Write tiles of :func:`membrane_tile` in the project's layout, unless the folder already holds this very set.
+
+    ``images/`` and ``labels/`` hold PNG files. Tiles of a field share their stain and their ``group``. Unlabelled tiles
+    have a mask too, which ``datalist.json`` does not name; ``datalist_full.json`` does, with these tiles in
+    ``training``, for full supervision.
+
+    Args:
+        folder: where to write. Other files in it are left alone.
+        training: number of labelled tiles; likewise ``unlabeled``, ``validation`` and ``test``.
+        size: height and width in pixels.
+        tiles_per_field: tiles that share a stain.
+        seed: together with a tile's section and number it fixes that tile, whatever the other counts are.
+
+    Returns:
+        The path of ``datalist.json``.
+
+    Raises:
+        FileExistsError: if the folder holds a ``datalist.json`` that is not a phantom's.
+        TimeoutError: if the writing process does not finish within ten minutes.
+    """
+    counts = {"training": training, "unlabeled": unlabeled, "validation": validation, "test": test}
+    parameters = {**counts, "size": size, "tiles_per_field": tiles_per_field, "seed": seed}
+    return _make(Path(folder), parameters, lambda draft: _write_tiles(draft, parameters, list(counts)))
+
+
+def _make(root: Path, parameters: dict[str, Any], write: Callable[[Path], None]) -> str:
+    """Write a set and publish it, once, whoever else asks for it at the same time."""
     parameters = json.loads(json.dumps(parameters))  # as it will be read back
     path = root / "datalist.json"
     if _is_complete(root, parameters):
@@ -69,7 +112,7 @@ def make_phantoms(
         return str(path)
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".phantoms-", dir=root) as draft:
-        _write_cases(Path(draft), parameters, spec)
+        write(Path(draft))
         if not _is_complete(root, parameters):  # another run may have finished meanwhile
             _publish(Path(draft), root)
     return str(path)
@@ -102,6 +145,33 @@ def _write_cases(root: Path, parameters: dict[str, Any], spec: PhantomSpec) -> N
     (root / "datalist.json").write_text(json.dumps({**datalist, "phantom": parameters}, indent=1))
 
 
+def _write_tiles(root: Path, parameters: dict[str, Any], sections: Sequence[str]) -> None:
+    for name in ("images", "labels"):
+        (root / name).mkdir()
+    entries: dict[str, list[dict[str, str]]] = {section: [] for section in sections}
+    for index, section in enumerate(sections):
+        for tile in range(parameters[section]):
+            field = tile // parameters["tiles_per_field"]
+            stain = draw_stain(np.random.default_rng([parameters["seed"], index, field]))
+            rng = np.random.default_rng([parameters["seed"], index, field, tile])
+            image, mask = membrane_tile(parameters["size"], rng=rng, stain=stain)
+            file = f"phantom_{section}_{tile:03d}.png"
+            item = {
+                "image": f"images/{file}",
+                "label": f"labels/{file}",
+                "group": f"phantom_{section}_field_{field:03d}",
+            }
+            Image.fromarray(image).save(root / item["image"])
+            Image.fromarray(mask).save(root / item["label"])
+            entries[section].append(item)
+    head = {"name": "membrane phantoms", "labels": {"0": "background", "1": "membrane"}, "phantom": parameters}
+    whole = {**entries, "training": entries["training"] + entries["unlabeled"]}
+    del whole["unlabeled"]
+    few = {**entries, "unlabeled": [{k: v for k, v in e.items() if k != "label"} for e in entries["unlabeled"]]}
+    (root / "datalist_full.json").write_text(json.dumps({**head, **whole}, indent=1))
+    (root / "datalist.json").write_text(json.dumps({**head, **few}, indent=1))
+
+
 def _is_complete(root: Path, parameters: dict[str, Any]) -> bool:
     path = root / "datalist.json"
     if not path.exists():
@@ -109,7 +179,7 @@ def _is_complete(root: Path, parameters: dict[str, Any]) -> bool:
     datalist = json.loads(path.read_text())
     if "phantom" not in datalist:
         raise FileExistsError(f"{path} is not a list of phantoms and is left alone: give phantoms another folder.")
-    items = [item for section in _SECTIONS for item in datalist[section]]
+    items = [item for entries in datalist.values() if isinstance(entries, list) for item in entries]
     files = [item[key] for item in items for key in ("image", "label", "points") if key in item]
     return datalist["phantom"] == parameters and all((root / file).exists() for file in files)
 
@@ -117,13 +187,15 @@ def _is_complete(root: Path, parameters: dict[str, Any]) -> bool:
 def _publish(draft: Path, root: Path) -> None:
     """Move file by file, the list last: whoever sees the list sees all that it names."""
     (root / "datalist.json").unlink(missing_ok=True)
-    for name in ("images", "labels", "points"):
-        (root / name).mkdir(exist_ok=True)
-        for stale in (root / name).glob("phantom_*"):
+    for folder in [path for path in draft.iterdir() if path.is_dir()]:
+        (root / folder.name).mkdir(exist_ok=True)
+        for stale in (root / folder.name).glob("phantom_*"):
             stale.unlink()
-        for file in (draft / name).iterdir():
-            file.replace(root / name / file.name)
-    (draft / "datalist.json").replace(root / "datalist.json")
+        for file in folder.iterdir():
+            file.replace(root / folder.name / file.name)
+    for name in ("datalist_full.json", "datalist.json"):
+        if (draft / name).exists():
+            (draft / name).replace(root / name)
 
 
 def _wait_for(root: Path, parameters: dict[str, Any]) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import generate_binary_structure, label
 
-from monai_ext.data import phantoms
-from monai_ext.data.phantoms import make_phantoms
+from monai_ext.data import check_datalist, phantoms
+from monai_ext.data.phantoms import make_membrane_phantoms, make_phantoms
 from monai_ext.data.points_io import read_points
 
 SMALL = {"shape": (32, 28, 20), "spacing_mm": (1.0, 1.0, 1.5)}
@@ -140,3 +140,38 @@ class Counted:
     def __call__(self, *arguments):
         self.calls += 1
         return self.function(*arguments)
+
+
+TILES = {"training": 3, "unlabeled": 5, "validation": 2, "test": 1, "size": 64, "tiles_per_field": 2}
+
+
+def test_membrane_set_follows_the_data_contract(tmp_path):
+    path = make_membrane_phantoms(tmp_path, **TILES)
+    few, full = (json.loads((tmp_path / name).read_text()) for name in ("datalist.json", "datalist_full.json"))
+    assert path == str(tmp_path / "datalist.json")
+    assert [len(few[s]) for s in ("training", "unlabeled", "validation", "test")] == [3, 5, 2, 1]
+    assert not any("label" in item for item in few["unlabeled"])
+    assert "unlabeled" not in full
+    assert [item["image"] for item in full["training"]] == [i["image"] for i in few["training"] + few["unlabeled"]]
+    assert (full["validation"], full["test"]) == (few["validation"], few["test"])
+    groups = [item["group"] for item in few["training"]]
+    assert groups[0] == groups[1] != groups[2]
+    sections = [row.section for row in check_datalist(tmp_path / "datalist.json", tmp_path)]
+    assert sections == ["training", "unlabeled", "validation", "test"]
+    assert len(check_datalist(tmp_path / "datalist_full.json", tmp_path)) == 3
+
+
+def test_membrane_tiles_do_not_depend_on_other_sections_and_are_made_once(tmp_path):
+    make_membrane_phantoms(tmp_path / "a", **TILES)
+    make_membrane_phantoms(tmp_path / "b", **(TILES | {"training": 1, "unlabeled": 1}))
+    same = [(tmp_path / name / "images/phantom_test_000.png").read_bytes() for name in "ab"]
+    assert same[0] == same[1]
+    before = (tmp_path / "a/images/phantom_test_000.png").stat().st_mtime_ns
+    make_membrane_phantoms(tmp_path / "a", **TILES)
+    assert (tmp_path / "a/images/phantom_test_000.png").stat().st_mtime_ns == before
+    make_membrane_phantoms(tmp_path / "a", **(TILES | {"test": 2}))
+    assert len(list((tmp_path / "a/images").glob("phantom_test_*"))) == 2
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/datalist.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="not a list of phantoms"):
+        make_membrane_phantoms(tmp_path / "c", **TILES)
