@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from _files import place
 from numpy.typing import NDArray
 from simulate_points import clicks_of
 
@@ -137,20 +137,12 @@ class DataSetWriter:
 
 
 def _place(source: Path, target: Path, *, copy: bool) -> None:
-    """Put ``source`` at ``target`` as a link, or as a copy where asked or where the system has no links."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.suffix != ".gz":
-        image: Any = nib.load(source)  # the name in the data set ends in .nii.gz: compress
-        _save(np.asarray(image.dataobj), image.affine, target)
+    """Put ``source`` at ``target``, compressed, as its name in the data set says."""
+    if source.suffix == ".gz":
+        place(source, target, copy=copy)
         return
-    target.unlink(missing_ok=True)
-    if not copy:
-        try:
-            target.symlink_to(source.resolve())
-            return
-        except OSError:  # Windows without the right to make links
-            pass
-    shutil.copyfile(source, target)
+    image: Any = nib.load(source)
+    _save(np.asarray(image.dataobj), image.affine, target)
 
 
 def _save(array: NDArray[Any], affine: NDArray[Any] | None, path: Path) -> None:

@@ -26,7 +26,8 @@ METADATA = {
     "required_packages_version", "task", "description", "authors", "copyright", "network_data_format",
 }  # fmt: skip
 SMOKE = {
-    "phantom_dir", "phantom", "patch_size", "max_epochs", "ramp_epochs", "refresh_epochs", "crf_radius", "progress",
+    "phantom_dir", "phantom", "patch_size", "batch_size", "max_epochs", "ramp_epochs", "refresh_epochs", "crf_radius",
+    "mix_grid", "progress",
 }  # fmt: skip
 MONAI_HOMES = ("transforms", "data", "networks.nets", "engines", "handlers", "inferers", "losses", "metrics")
 

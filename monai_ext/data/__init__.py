@@ -9,7 +9,7 @@ from monai_ext.data.mr_phantom import PhantomSpec, phantom_volume
 from monai_ext.data.phantoms import make_membrane_phantoms, make_phantoms
 from monai_ext.data.points_io import LoadPointsd, PointSet, read_points, to_voxels, write_points
 from monai_ext.data.results_io import SaveDicomSegd
-from monai_ext.data.two_stream import TwoStreamDataset, labeled_fraction
+from monai_ext.data.two_stream import TwoStreamDataset, draw_labeled, labeled_fraction
 
 __all__ = [
     "DataFault",
@@ -21,6 +21,7 @@ __all__ = [
     "TwoStreamDataset",
     "check_datalist",
     "check_or_exit",
+    "draw_labeled",
     "draw_stain",
     "format_table",
     "labeled_fraction",

@@ -76,6 +76,11 @@ def check_datalist(
     total = sum(map(len, plans.values()))
     with tqdm(total=total, desc="checking data", unit="case", disable=total <= _SILENT_UP_TO) as progress:
         rows = [_check_section(section, plan, names, sizes, progress) for section, plan in plans.items()]
+    for row, plan in zip(rows, plans.values(), strict=True):
+        masks = sum("label" in entry for entry in plan)
+        if masks and not row.label_volumes and not row.instances:
+            found = f"all of its {masks} masks are empty"
+            raise fault(datalist, row.section, found=found, expected="some pixel that is not background")
     _check_annotations(datalist, dataset_dir, content, needs, rows, sizes)
     return rows
 

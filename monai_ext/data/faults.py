@@ -87,7 +87,9 @@ def check_same_grid(image: MetaTensor, label: MetaTensor, file: str) -> None:
 
 
 def check_mask(label: MetaTensor, names: Mapping[int, str], file: str) -> dict[int, int]:
-    """Refuse a mask that is empty or holds values that the datalist does not name.
+    """Refuse a mask that holds values that the datalist does not name, and a volume's that is empty.
+
+    A tile of a slide may show nothing, a volume is there for what is in it.
 
     Returns:
         Number of voxels for each value.
@@ -101,7 +103,7 @@ def check_mask(label: MetaTensor, names: Mapping[int, str], file: str) -> dict[i
         raise fault(
             file, "label", found=found, expected=f"only {', '.join(map(str, sorted(names)))} as in its 'labels'"
         )
-    if not values.any():
+    if label.ndim == 4 and not values.any():
         raise fault(file, "label", found="every voxel is 0, the mask is empty", expected="at least one labelled voxel")
     return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
 

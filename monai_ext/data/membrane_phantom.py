@@ -22,22 +22,25 @@ class Stain:
         haematoxylin, dab: optical densities of the two stains in red, green and blue, each of length 1.
         strength: factor of the membranes' stain.
         background: optical density of brown that is not of the membrane.
-        light: brightness of empty glass, from 0 to 1.
+        light: brightness of empty glass in red, green and blue, from 0 to 1.
+        blur_px: standard deviation of the microscope's blur.
     """
 
     haematoxylin: Field
     dab: Field
     strength: float
     background: float
-    light: float
+    light: Field
+    blur_px: float
 
 
 def draw_stain(rng: np.random.Generator) -> Stain:
-    """A slide's stain: hues, strength and background vary as between laboratories."""
-    vectors = np.clip(rgb_from_hed[[0, 2]] + rng.normal(0, 0.04, (2, 3)), 0.02, None)
+    """A slide's stain: hues, strength, background, white balance and focus vary as between laboratories."""
+    vectors = np.clip(rgb_from_hed[[0, 2]] + rng.normal(0, 0.06, (2, 3)), 0.02, None)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    strength, background, light = rng.uniform(0.7, 1.2), rng.uniform(0.1, 0.5), rng.uniform(0.9, 0.97)
-    return Stain(vectors[0], vectors[1], float(strength), float(background), float(light))
+    strength, background, blur_px = rng.uniform(0.35, 1.2), rng.uniform(0.1, 0.6), rng.uniform(0.6, 1.3)
+    light = np.clip(rng.uniform(0.75, 0.97) + rng.normal(0, 0.03, 3), 0.5, 0.99)
+    return Stain(vectors[0], vectors[1], float(strength), float(background), light, float(blur_px))
 
 
 def membrane_tile(
@@ -85,7 +88,9 @@ def membrane_tile(
     )
     blue = 0.85 * nuclei * (1 + 0.25 * grain) + 0.07 * of_tumour[cell] + 0.12 * fibres
     density = np.clip(blue, 0, None)[..., None] * stain.haematoxylin + np.clip(dab, 0, None)[..., None] * stain.dab
-    image = gaussian_filter(stain.light * np.exp(-1.3 * density), (0.7, 0.7, 0)) + rng.normal(0, 0.012, (size, size, 3))
+    image = gaussian_filter(stain.light * np.exp(-1.3 * density), (stain.blur_px, stain.blur_px, 0)) + rng.normal(
+        0, 0.012, (size, size, 3)
+    )
     return (np.clip(image, 0, 1) * 255).round().astype(np.uint8), mask.astype(np.uint8)
 
 

@@ -78,9 +78,9 @@ def make_membrane_phantoms(
 ) -> str:
     """Write tiles of :func:`membrane_tile` in the project's layout, unless the folder already holds this very set.
 
-    ``images/`` and ``labels/`` hold PNG files. Tiles of a field share their stain and their ``group``. Unlabelled tiles
-    have a mask too, which ``datalist.json`` does not name; ``datalist_full.json`` does, with these tiles in
-    ``training``, for full supervision.
+    ``images/`` and ``labels/`` hold PNG files. Tiles of a field share their stain and their ``group``. The items of
+    ``unlabeled`` carry ``label`` as well, for full supervision and for other draws of which are labelled; methods do
+    not read it.
 
     Args:
         folder: where to write. Other files in it are left alone.
@@ -164,12 +164,8 @@ def _write_tiles(root: Path, parameters: dict[str, Any], sections: Sequence[str]
             Image.fromarray(image).save(root / item["image"])
             Image.fromarray(mask).save(root / item["label"])
             entries[section].append(item)
-    head = {"name": "membrane phantoms", "labels": {"0": "background", "1": "membrane"}, "phantom": parameters}
-    whole = {**entries, "training": entries["training"] + entries["unlabeled"]}
-    del whole["unlabeled"]
-    few = {**entries, "unlabeled": [{k: v for k, v in e.items() if k != "label"} for e in entries["unlabeled"]]}
-    (root / "datalist_full.json").write_text(json.dumps({**head, **whole}, indent=1))
-    (root / "datalist.json").write_text(json.dumps({**head, **few}, indent=1))
+    head = {"name": "membrane phantoms", "labels": {"0": "background", "1": "membrane"}}
+    (root / "datalist.json").write_text(json.dumps({**head, **entries, "phantom": parameters}, indent=1))
 
 
 def _is_complete(root: Path, parameters: dict[str, Any]) -> bool:
@@ -193,9 +189,7 @@ def _publish(draft: Path, root: Path) -> None:
             stale.unlink()
         for file in folder.iterdir():
             file.replace(root / folder.name / file.name)
-    for name in ("datalist_full.json", "datalist.json"):
-        if (draft / name).exists():
-            (draft / name).replace(root / name)
+    (draft / "datalist.json").replace(root / "datalist.json")
 
 
 def _wait_for(root: Path, parameters: dict[str, Any]) -> None:

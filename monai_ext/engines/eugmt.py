@@ -39,7 +39,7 @@ class EUGMTStep(TrainStep):
 
     Args:
         students: two networks, ``a`` and ``b`` (one for the methods that need no other).
-        teacher: their average, moved by :class:`~monai_ext.handlers.MeanTeacher`.
+        teacher: their average, moved by :class:`~monai_ext.handlers.MeanTeacher`; None where no term needs it.
         supervision: loss of (logits, labels (B, 1, H, W)): L_seg.
         consistency: loss of (logits, teacher's logits, mask (B, H, W)).
         weights: by term; 0 removes a term, and the second update where all three of its terms are removed.
@@ -57,7 +57,7 @@ class EUGMTStep(TrainStep):
         self,
         *,
         students: Mapping[str, nn.Module],
-        teacher: nn.Module,
+        teacher: nn.Module | None,
         supervision: Loss,
         consistency: Loss,
         weights: Mapping[str, float],
@@ -74,6 +74,9 @@ class EUGMTStep(TrainStep):
         two = [name for name in self.weights if "cross" in name or name.startswith("mixed")]
         if len(self.students) != (2 if two else len(self.students)):
             raise ValueError(f"{', '.join(two)} need two students, found {sorted(self.students)}.")
+        taught = [name for name in self.weights if name in TAUGHT]
+        if taught and teacher is None:
+            raise ValueError(f"{', '.join(taught)} need a teacher, found none.")
         self.teacher = teacher
         self.supervision = supervision
         self.consistency = consistency
@@ -143,6 +146,7 @@ class EUGMTStep(TrainStep):
 
     @torch.no_grad()
     def _teach(self, image: Tensor) -> Tensor:
+        assert self.teacher is not None
         return self.teacher(image)
 
     def _noise(self, image: Tensor) -> Tensor:

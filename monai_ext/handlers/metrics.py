@@ -4,10 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from monai.handlers import IgniteMetricHandler
 
-from monai_ext.metrics.surface import AverageSurfaceDistance, Definition, EmptyRule
+from monai_ext.metrics.surface import (
+    AverageSurfaceDistance,
+    Definition,
+    EmptyRule,
+    HausdorffDistance,
+    PooledSurfaceDistance,
+)
 
 
 class SurfaceDistanceHandler(IgniteMetricHandler):
@@ -44,3 +51,41 @@ class SurfaceDistanceHandler(IgniteMetricHandler):
             reduction=reduction,
         )
         super().__init__(metric_fn=metric, output_transform=output_transform, save_details=save_details)
+
+
+class HausdorffDistanceHandler(IgniteMetricHandler):
+    """Percentile of each case's surface distances in mm, averaged over an evaluation.
+
+    Args:
+        percentile: 95 for HD95.
+        output_transform: as in :class:`SurfaceDistanceHandler`, like the next.
+        save_details: keep every case's value.
+        options: of :class:`monai_ext.metrics.HausdorffDistance`.
+    """
+
+    def __init__(
+        self,
+        *,
+        percentile: float = 95.0,
+        output_transform: Callable = lambda x: x,
+        save_details: bool = True,
+        **options: Any,
+    ) -> None:
+        metric = HausdorffDistance(percentile=percentile, **options)
+        super().__init__(metric_fn=metric, output_transform=output_transform, save_details=save_details)
+
+
+class PooledSurfaceHandler(IgniteMetricHandler):
+    """Mean or percentile in mm of the surface distances of all cases together.
+
+    Args:
+        percentile: 95 for a pooled HD95; None for the mean.
+        output_transform: as in :class:`SurfaceDistanceHandler`.
+        options: of :class:`monai_ext.metrics.PooledSurfaceDistance`.
+    """
+
+    def __init__(
+        self, *, percentile: float | None = None, output_transform: Callable = lambda x: x, **options: Any
+    ) -> None:
+        metric = PooledSurfaceDistance(percentile=percentile, **options)
+        super().__init__(metric_fn=metric, output_transform=output_transform, save_details=False)

@@ -44,8 +44,8 @@ class CaseOverlays:
 
     Args:
         output_dir: the run's folder.
-        image_key: in the evaluator's output: image (K, *S), on its own grid where postprocessing moved the
-            prediction to another.
+        image_key: in the evaluator's output, or else in its batch: image (K, *S), on its own grid where postprocessing
+            moved the prediction to another.
         pred_key: prediction, one-hot (C, *S) with the background in channel 0, or a label map (1, *S).
         label_key: reference, like the prediction; a case may lack it.
         instances: label values are objects, not classes: Dice is of all objects together instead of the mean over
@@ -86,8 +86,10 @@ class CaseOverlays:
                 f"The evaluator's output is a {type(output).__name__}, expected a list with one dictionary per case: "
                 "set decollate to true."
             )
-        for item in output:
-            self._cases.append(self._case(item, number=len(self._cases) + 1))
+        batch: Any = engine.state.batch
+        inputs = batch if isinstance(batch, list) else [{}] * len(output)
+        for given, item in zip(inputs, output, strict=True):
+            self._cases.append(self._case({**given, **item}, number=len(self._cases) + 1))
 
     def _case(self, item: Mapping[str, Any], *, number: int) -> _Case:
         found: list[Any] = [item.get(key) for key in self.keys]

@@ -20,9 +20,9 @@ from monai_ext.handlers.checkpoint import is_main_process
 from monai_ext.handlers.files import write_atomically
 from monai_ext.handlers.report_data import Cases, Epochs, Picture, read_cases, read_pictures
 from monai_ext.handlers.report_page import facts_table, page
-from monai_ext.handlers.report_sections import cases_table, curves, gallery, header, summary
+from monai_ext.handlers.report_sections import cases_table, curves, gallery, header, label, summary
 from monai_ext.handlers.run_info import run_info
-from monai_ext.handlers.term_log import read_rows
+from monai_ext.handlers.term_log import is_scalar, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -83,11 +83,20 @@ class RunReport:
     def _finish(self, engine: Engine) -> None:
         epoch, wanted = engine.state.epoch, engine.state.max_epochs or 0
         early = not isinstance(engine, Evaluator) and epoch < wanted
+        if isinstance(engine, Evaluator):
+            self.facts["pooled"] = pooled_metrics(engine)
         self.write(f"stopped early: epoch {epoch} of {wanted}" if early else "finished")
 
     def _fail(self, engine: Engine, error: Exception) -> None:
         self.write(f"failed in epoch {engine.state.epoch}: {type(error).__name__}: {error}")
         raise error
+
+
+def pooled_metrics(engine: Engine) -> dict[str, float]:
+    """An evaluation's scalar metrics that no case has a share in: of all cases together."""
+    details = getattr(engine.state, "metric_details", {})
+    scalars = {name: value for name, value in engine.state.metrics.items() if name not in details and is_scalar(value)}
+    return {name.removeprefix("val_"): float(value) for name, value in scalars.items()}
 
 
 def build_report(
@@ -98,6 +107,7 @@ def build_report(
     config: Mapping[str, Any] | None = None,
     epochs: Epochs | None = None,
     cases: Cases | None = None,
+    pooled: Mapping[str, float] | None = None,
     pictures: Sequence[Picture] = (),
     note: str = "",
 ) -> str:
@@ -110,6 +120,7 @@ def build_report(
         config: values by name.
         epochs: columns of ``metrics.csv`` for each epoch.
         cases: for each case the value of each metric.
+        pooled: metrics of all cases together.
         pictures: overlays.
         note: something that the reader must know, such as a table that could not be read.
     """
@@ -119,6 +130,7 @@ def build_report(
         ("Loss", curves(epochs, "loss", "term")),
         ("Schedules", curves(epochs, "weight", "lr", together=True)),
         ("Cases", gallery(pictures)),
+        ("Metrics of all cases together", facts_table({label(n): f"{v:.3f}" for n, v in (pooled or {}).items()})),
         ("Metrics of each case", cases_table(cases)),
         ("Configuration", facts_table(config or {})),
         ("Environment", facts_table({name.replace("_", " "): value for name, value in info.items()})),
@@ -150,6 +162,7 @@ def write_report(output_dir: str | Path) -> Path:
         config=facts["config"],
         epochs=epochs,
         cases=read_cases(folder / facts["cases_dir"], folder),
+        pooled=facts.get("pooled"),
         pictures=read_pictures(folder),
         note=note,
     )

@@ -15,7 +15,15 @@ from monai_ext.handlers.draw import PREDICTION_RGB, REFERENCE_RGB
 from monai_ext.handlers.report_data import Cases, Epochs, Picture
 from monai_ext.handlers.report_page import legend, tiles
 
-_LABELS = {"dice": "Dice", "mean_dice": "Dice", "assd": "ASSD (mm)", "hd95": "HD95 (mm)", "lr": "learning rate"}
+_ACRONYMS = {"dice": "Dice", "iou": "IoU", "asd": "ASD", "hd95": "HD95", "px": "(px)", "mm": "(mm)"}
+_LABELS = {
+    "dice": "Dice",
+    "mean_dice": "Dice",
+    "mean_iou": "IoU",
+    "assd": "ASSD (mm)",
+    "hd95": "HD95 (mm)",
+    "lr": "learning rate",
+}
 _HIGHER_IS_BETTER = ("dice", "iou", "aji", "f1", "precision", "recall", "accuracy", "ap")
 _LOWER_IS_BETTER = ("assd", "asd", "hd", "hd95", "distance", "loss", "error")
 
@@ -134,7 +142,11 @@ def duration(seconds: float) -> str:
 def label(name: str) -> str:
     """A metric's or term's name as people write it."""
     metric, _, rest = name.partition(" ")
-    return " ".join(part for part in (_LABELS.get(metric, metric.replace("_", " ")), rest) if part)
+    return " ".join(part for part in (_LABELS.get(metric) or _words(metric), rest) if part)
+
+
+def _words(metric: str) -> str:
+    return " ".join(_ACRONYMS.get(word, word) for word in metric.split("_"))
 
 
 def _columns(rows: Mapping[Any, Mapping[str, float]]) -> list[str]:

@@ -99,7 +99,7 @@ class TermLog:
     def _validated(self, validator: Engine) -> None:
         if self.rows is not None:  # the validator may run on its own, before any training
             metrics = {f"val/{k.removeprefix('val_')}": v for k, v in validator.state.metrics.items()}
-            self._put(validator.state.epoch, {k: float(v) for k, v in metrics.items() if _is_scalar(v)})
+            self._put(validator.state.epoch, {k: float(v) for k, v in metrics.items() if is_scalar(v)})
 
     def _put(self, epoch: int, values: Mapping[str, float]) -> None:
         assert self.rows is not None
@@ -158,7 +158,8 @@ def _place(column: str) -> int:
     return _ORDER.index(group) if group in _ORDER else len(_ORDER)
 
 
-def _is_scalar(value: Any) -> bool:
+def is_scalar(value: Any) -> bool:
+    """True for a number and for a tensor of one element."""
     return isinstance(value, Number) or (isinstance(value, Tensor) and value.numel() == 1)
 
 

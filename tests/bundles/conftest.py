@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PA-Seg's bundle made small: a tiny network, two training phantoms, everything written under a temporary folder."""
+"""Bundles made small: tiny networks, a few phantoms, everything written under a temporary folder."""
 
 from __future__ import annotations
 
@@ -15,36 +15,40 @@ import pytest
 from monai.bundle import ConfigWorkflow
 from monai.utils import set_determinism
 
-from monai_ext.data import make_phantoms
+from monai_ext.data import make_membrane_phantoms, make_phantoms
 
-CONFIGS = Path(__file__).parents[2] / "bundles/pa_seg_3d/configs"
+BUNDLES = Path(__file__).parents[2] / "bundles"
 COUNTS = {"training": 2, "validation": 2, "test": 1, "shape": [32, 32, 24]}
 NETWORK = {
     "_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [4, 8], "strides": [2],
 }  # fmt: skip
 AUXILIARY = NETWORK | {"_target_": "AttentionUnet"}
+TILES = {"training": 2, "unlabeled": 4, "validation": 2, "test": 2, "size": 32}
 
 
 class Bundle:
-    """Runs the bundle's configurations in this process with ``root`` as their ``bundle_root``."""
+    """Runs PA-Seg's configurations in this process with ``root`` as their ``bundle_root``."""
 
-    configs, network, auxiliary = CONFIGS, NETWORK, AUXILIARY
+    configs, network, auxiliary = BUNDLES / "pa_seg_3d/configs", NETWORK, AUXILIARY
+    phantom, make_phantoms, first_stage = COUNTS, staticmethod(make_phantoms), "stage1"
 
     def __init__(self, root, phantom_dir):
         self.root = root
         self.phantom_dir = phantom_dir
 
+    def tiny(self):
+        """Values that stand for the bundle's own."""
+        return {"phantom_dir": str(self.phantom_dir), "phantom": self.phantom, "network_def": self.network}
+
     def workflow(self, *names, workflow_type="train", **overrides):
         """A workflow of ``names`` under configs/, not yet initialised; phantoms unless ``dataset_dir`` is given."""
         values = {
             "bundle_root": str(self.root),
-            "phantom_dir": str(self.phantom_dir),
-            "phantom": COUNTS,
-            "network_def": NETWORK,
-            **({"auxiliary_def": AUXILIARY} if "train_scm" in names else {}),
+            **self.tiny(),
+            **({"auxiliary_def": self.auxiliary} if "train_scm" in names else {}),
             **overrides,
         }
-        files = [str(CONFIGS / f"{name}.json") for name in names]
+        files = [str(self.configs / f"{name}.json") for name in names]
         return ConfigWorkflow(files, workflow_type=workflow_type, logging_file=False, **values)
 
     def run(self, *names, **overrides):
@@ -59,17 +63,27 @@ class Bundle:
         """Stage one of the second network, whose definition stands where the overlay has its own."""
         return self.run("train", "smoke", "auxiliary", network_def=AUXILIARY)
 
-    def metrics(self, stage="stage1"):
+    def metrics(self, stage=None):
         """Rows of the run's table."""
-        with (self.root / "output" / stage / "metrics.csv").open(newline="") as file:
+        with (self.root / "output" / (stage or self.first_stage) / "metrics.csv").open(newline="") as file:
             return list(csv.DictReader(file))
 
     def copy_configs(self):
         """The bundle's folder with its configurations and ``tiny.json``, for runs from the command line."""
-        shutil.copytree(CONFIGS, self.root / "configs")
-        tiny = {"phantom_dir": str(self.phantom_dir), "phantom": COUNTS, "network_def": NETWORK}
-        (self.root / "configs/tiny.json").write_text(json.dumps(tiny))
+        shutil.copytree(self.configs, self.root / "configs")
+        (self.root / "configs/tiny.json").write_text(json.dumps(self.tiny()))
         return self.root
+
+
+class EUGMTBundle(Bundle):
+    """EUGMT's configurations likewise."""
+
+    configs = BUNDLES / "eugmt/configs"
+    network = NETWORK | {"spatial_dims": 2, "in_channels": 3}
+    phantom, make_phantoms, first_stage = TILES, staticmethod(make_membrane_phantoms), "training"
+
+    def tiny(self):
+        return {**super().tiny(), "patch_size": [32, 32]}
 
 
 def start(*arguments, folder, program=("-m", "monai.bundle")):
@@ -136,4 +150,25 @@ def stage_one(tmp_path_factory, phantom_dir):
     bundle = Bundle(tmp_path_factory.mktemp("stage_one"), phantom_dir)
     bundle.run("train", "smoke")
     bundle.auxiliary_run()
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def make_eugmt(tmp_path_factory):
+    """Gives EUGMT's bundle, that writes under the folder it is called with."""
+    folder = tmp_path_factory.mktemp("membranes")
+    make_membrane_phantoms(folder, **TILES)
+    return lambda root: EUGMTBundle(root, folder)
+
+
+@pytest.fixture
+def eugmt(tmp_path, make_eugmt):
+    return make_eugmt(tmp_path / "bundle")
+
+
+@pytest.fixture(scope="session")
+def trained_eugmt(tmp_path_factory, make_eugmt):
+    """EUGMT's bundle after training: read from it, write elsewhere."""
+    bundle = make_eugmt(tmp_path_factory.mktemp("trained_eugmt"))
+    bundle.run("train", "smoke")
     return bundle

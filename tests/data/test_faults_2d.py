@@ -53,6 +53,13 @@ def test_8_bit_masks_are_held_to_the_labels(tiles):
     (row,) = tiles.check(None)
     assert row.label_volumes == {"nucleus": [12.0]}
     assert "nucleus 12 px" in format_table([row])
+    Image.fromarray(mask * 0).save(tiles.folder / "empty.png")
+    tiles.content["training"].append({"image": "t.png", "label": "empty.png"})
+    (row,) = tiles.check(None)  # a tile may show nothing
+    assert (row.entries, row.label_volumes) == (2, {"nucleus": [12.0]})
+    del tiles.content["training"][0]
+    tiles.refused("(training)", "all of its 1 masks are empty", needs=None)
+    tiles.content["training"] = [{"image": "t.png", "label": "t_map.png"}]
     Image.fromarray(mask * 255).save(tiles.folder / "t_map.png")
     tiles.refused("t_map.png (label)", "the values 255", needs=None)
     Image.fromarray(np.stack([mask] * 3, -1)).save(tiles.folder / "t_map.png")

@@ -11,7 +11,7 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 from monai.handlers import MetricsSaver, from_engine
 
-from monai_ext.handlers.metrics import SurfaceDistanceHandler
+from monai_ext.handlers.metrics import HausdorffDistanceHandler, PooledSurfaceHandler, SurfaceDistanceHandler
 
 
 def line(position: int, spacing: float) -> MetaTensor:
@@ -47,3 +47,17 @@ def test_options_reach_the_metric():
     engine.run([[{"pred": empty, "label": line(3, 9.0)}, {"pred": line(4, 9.0), "label": line(3, 9.0)}]])
     assert engine.state.metrics["assd"] == 1
     assert handler.metric_fn.definition == "mean_of_means"
+
+
+def test_hausdorff_and_pooled_distances():
+    engine = Engine(lambda _, batch: batch)
+    transform = from_engine(["pred", "label"])
+    HausdorffDistanceHandler(output_transform=transform).attach(engine, "hd95")
+    PooledSurfaceHandler(output_transform=transform).attach(engine, "pooled")
+    PooledSurfaceHandler(percentile=100, output_transform=transform).attach(engine, "worst")
+    cases = [{"pred": line(1, 1.0), "label": line(3, 1.0)}, {"pred": line(5, 2.0), "label": line(2, 2.0)}]
+    for _ in range(2):  # nothing of a first evaluation is left in the second
+        engine.run([cases[:1], cases[1:]])
+        assert engine.state.metrics == pytest.approx({"hd95": 4, "pooled": 4, "worst": 6})
+    assert engine.state.metric_details["hd95"].flatten().tolist() == [2, 6]
+    assert "pooled" not in engine.state.metric_details

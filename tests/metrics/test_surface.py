@@ -12,7 +12,13 @@ from monai.data import MetaTensor
 from monai.data.utils import list_data_collate
 from monai.metrics import compute_average_surface_distance
 
-from monai_ext.metrics.surface import AverageSurfaceDistance, average_surface_distance_mm
+from monai_ext.metrics.surface import (
+    AverageSurfaceDistance,
+    HausdorffDistance,
+    PooledSurfaceDistance,
+    average_surface_distance_mm,
+    hausdorff_distance_mm,
+)
 
 
 def surface_points(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
@@ -28,10 +34,14 @@ def surface_points(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
     return np.array(sorted(set(points)))
 
 
-def reference_assd(a: np.ndarray, b: np.ndarray, spacing: tuple[float, ...], definition: str) -> float:
+def reference_distances(a: np.ndarray, b: np.ndarray, spacing: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
     p, q = surface_points(a, spacing), surface_points(b, spacing)
     table = np.linalg.norm(p[:, None] - q[None], axis=-1)
-    there, back = table.min(1), table.min(0)
+    return table.min(1), table.min(0)
+
+
+def reference_assd(a: np.ndarray, b: np.ndarray, spacing: tuple[float, ...], definition: str) -> float:
+    there, back = reference_distances(a, b, spacing)
     if definition == "mean_of_means":
         return (there.mean() + back.mean()) / 2
     return (there.sum() + back.sum()) / (there.size + back.size)
@@ -178,3 +188,58 @@ def test_wrong_shapes():
         AverageSurfaceDistance(spacing_mm=(1, 1))(pred, pred[..., :3])
     with pytest.raises(ValueError, match="expected 2 numbers"):
         AverageSurfaceDistance(spacing_mm=(1, 1, 1))(pred, pred)
+
+
+@pytest.mark.parametrize(("shape", "start_a", "size_a", "start_b", "size_b"), PAIRS)
+def test_hausdorff_against_point_clouds(shape, start_a, size_a, start_b, size_b):
+    spacing = (0.5, 1.0, 2.5)[: len(shape)]
+    a, b = cube(shape, start_a, size_a), cube(shape, start_b, size_b)
+    distances = np.sort(np.concatenate(reference_distances(a, b, spacing)))
+    assert hausdorff_distance_mm(a, b, spacing_mm=spacing, percentile=100) == pytest.approx(distances[-1])
+    place = 0.95 * (len(distances) - 1)
+    low, share = int(place), place % 1
+    expected = distances[low] * (1 - share) + distances[min(low + 1, len(distances) - 1)] * share
+    assert hausdorff_distance_mm(a, b, spacing_mm=spacing) == pytest.approx(expected)
+    metric = HausdorffDistance(spacing_mm=spacing)
+    assert metric(onehot(a), onehot(b)).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_hausdorff_of_empty_masks():
+    full, nothing = cube((3, 4), (1, 1), (1, 1)), np.zeros((3, 4), dtype=bool)
+    pred, label = onehot(nothing, full, nothing, full), onehot(full, nothing, nothing, full)
+    metric = HausdorffDistance(spacing_mm=(1, 1))
+    assert metric(pred, label).flatten().tolist() == [5, 5, 0, 0]
+    assert metric.aggregate().item() == 2.5
+    assert torch.isnan(HausdorffDistance(spacing_mm=(1, 1), empty="nan")(pred, label)).sum() == 3
+    for metric in (HausdorffDistance, PooledSurfaceDistance):
+        with pytest.raises(ValueError, match="percentile is 101"):
+            metric(percentile=101)
+
+
+@pytest.mark.parametrize("percentile", [None, 95.0])
+def test_pooling_weighs_by_length_of_contour(percentile):
+    preds = [cube((14, 11), (1, 1), (6, 5)), cube((14, 11), (0, 0), (2, 2))]
+    labels = [cube((14, 11), (3, 1), (6, 5)), cube((14, 11), (5, 5), (2, 2))]
+    every = np.concatenate(
+        [d for p, q in zip(preds, labels, strict=True) for d in reference_distances(p, q, (1.0, 1.0))]
+    )
+    metric = PooledSurfaceDistance(spacing_mm=(1, 1), percentile=percentile)
+    for pred, label in zip(preds, labels, strict=True):
+        metric(onehot(pred), onehot(label))
+    expected = every.mean() if percentile is None else np.percentile(every, percentile)
+    assert metric.aggregate().item() == pytest.approx(expected)
+    metric.reset()
+    metric(onehot(preds[0]), onehot(preds[0]))
+    assert metric.aggregate().item() == 0
+
+
+def test_pooling_of_empty_masks():
+    """A missed ring of eight pixels counts eight times the diagonal; two empty masks count nothing."""
+    ring, nothing = cube((3, 4), (0, 0), (3, 3)), np.zeros((3, 4), dtype=bool)
+    ring[1, 1] = False
+    metric = PooledSurfaceDistance(spacing_mm=(1, 1))
+    metric(onehot(nothing, ring, nothing), onehot(ring, ring, nothing))
+    assert metric.aggregate().item() == pytest.approx(8 * 5 / (8 + 16))
+    metric = PooledSurfaceDistance(spacing_mm=(1, 1), empty="nan")
+    metric(onehot(nothing, nothing), onehot(ring, nothing))
+    assert torch.isnan(metric.aggregate())
