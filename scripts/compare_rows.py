@@ -5,8 +5,9 @@
 
 A row that is finished is not run again, so an interrupted comparison goes on where it stopped. The JSON file names the
 bundle, the configuration files that all rows and each row overlay (``configs``), those that only training puts after
-them (``training_configs``), the values they set (``values``), and the finished row whose weights a row starts from
-(``after``: configuration key to row).
+them (``training_configs``), the values they set (``values``), the finished row whose weights a row starts from
+(``after``: configuration key to row), and the columns (``metrics``: name to title and digits; a metric is the mean over
+the test cases, or of all of them together where the evaluation's ``report.json`` lists it as pooled).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 
 from monai_ext.handlers import run_info
 
-METRICS = {"val_mean_dice": ("Dice", 3), "val_assd": ("ASSD (mm)", 2)}
+METRICS = {"val_mean_dice": ["Dice", 3], "val_assd": ["ASSD (mm)", 2]}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -82,16 +83,17 @@ def run_row(table: dict[str, Any], name: str, seed: int, *, options: argparse.Na
     trained = time.monotonic() - start
     evaluate = values | {"output_dir": folder / "evaluation"}
     _bundle_run("evaluating", bundle, [*configs, "evaluate"], evaluate, folder / "evaluation.log", options.threads)
-    result = {metric: _per_case(folder / "evaluation" / f"{metric}_raw.csv") for metric in METRICS}
+    evaluated = folder / "evaluation"
+    cases = {path.stem.removesuffix("_raw"): _per_case(path) for path in sorted(evaluated.glob("*_raw.csv"))}
+    pooled = json.loads((evaluated / "report.json").read_text(encoding="utf8")).get("pooled", {})
     facts = run_info(seed) | {"threads_of_run": options.threads, "training_seconds": round(trained)}
     facts["configs"] = training_configs
     temporary = folder / "result.tmp"
-    temporary.write_text(json.dumps({"cases": result, "run": facts}, indent=1), encoding="utf8")
+    result = {"cases": cases, "pooled": pooled, "run": facts}
+    temporary.write_text(json.dumps(result, indent=1), encoding="utf8")
     os.replace(temporary, folder / "result.json")
-    print(
-        f"{name}, seed {seed}: Dice {statistics.fmean(result['val_mean_dice'].values()):.3f}, {trained:.0f} s",
-        flush=True,
-    )
+    metric, (title, digits) = next(iter(table.get("metrics", METRICS).items()))
+    print(f"{name}, seed {seed}: {title} {value_of(result, metric):.{digits}f}, {trained:.0f} s", flush=True)
 
 
 def _bundle_run(run_id: str, bundle: Path, configs: list[str], values: dict[str, Any], log: Path, threads: int) -> None:
@@ -112,10 +114,16 @@ def _per_case(path: Path) -> dict[str, float]:
         return {Path(row[0]).name: float(row[1]) for row in list(csv.reader(file))[1:]}
 
 
+def value_of(result: dict[str, Any], metric: str) -> float:
+    """A metric of one run: pooled, or the mean over its cases."""
+    return result["pooled"][metric] if metric in result["pooled"] else statistics.fmean(result["cases"][metric].values())
+
+
 def write_table(table: dict[str, Any], options: argparse.Namespace) -> None:
     """Markdown table of mean and standard deviation over seeds, beside a JSON file with every number."""
-    lines = ["| " + " | ".join(["", *(title for title, _ in METRICS.values()), "seconds"]) + " |"]
-    lines.append("|---|" + "---|" * (len(METRICS) + 1))
+    metrics = table.get("metrics", METRICS)
+    lines = ["| " + " | ".join(["", *(title for title, _ in metrics.values()), "seconds"]) + " |"]
+    lines.append("|---|" + "---|" * (len(metrics) + 1))
     summary: dict[str, Any] = {}
     for name in table["rows"]:
         paths = [folder_of(name, seed, options.out) / "result.json" for seed in options.seeds]
@@ -123,8 +131,8 @@ def write_table(table: dict[str, Any], options: argparse.Namespace) -> None:
         if not results:
             continue
         cells = []
-        for metric, (_, digits) in METRICS.items():
-            means = [statistics.fmean(result["cases"][metric].values()) for result in results]
+        for metric, (_, digits) in metrics.items():
+            means = [value_of(result, metric) for result in results]
             spread = statistics.stdev(means) if len(means) > 1 else 0.0
             cells.append(f"{statistics.fmean(means):.{digits}f} ± {spread:.{digits}f}")
             summary.setdefault(name, {})[metric] = means

@@ -49,6 +49,24 @@ def test_two_processes_train_one_network(bundle, command_line):
     assert len(list((bundle.root / "output/stage1/tensorboard").glob("events*"))) == 1
 
 
+def test_two_processes_train_two_students_and_their_teacher(eugmt, command_line):
+    eugmt.copy_configs()
+    overlay = {
+        "run": [
+            "$@train#trainer.run()",
+            "$torch.save([n.state_dict() for n in (*@students.values(), @shipped)], @bundle_root + '/rank%d.pt' % @rank)",
+        ]
+    }
+    first, second, teacher = torchrun(eugmt, command_line, **overlay)
+    assert [row["epoch"] for row in eugmt.metrics()] == ["1", "2"]
+    saved = torch.load(eugmt.root / "models/checkpoint.pt", weights_only=True)
+    for role, network in (("student_a", first), ("student_b", second)):
+        assert all(torch.equal(saved[role][name.removeprefix("module.")], network[name]) for name in network)
+    assert all(torch.equal(saved["teacher"][name], teacher[name]) for name in teacher)
+    assert any(not torch.equal(first[f"module.{name}"], teacher[name]) for name in teacher)
+    eugmt.run("inference", workflow_type="infer")
+
+
 def test_two_processes_train_stage_two(stage_one, bundle, command_line):
     shutil.copytree(stage_one.root / "models", bundle.copy_configs() / "models")
     overlay = {"second": "@auxiliary", "auxiliary_def": bundle.auxiliary, "refresh_epochs": 1, "max_epochs": 2}

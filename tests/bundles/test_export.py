@@ -38,12 +38,18 @@ SCHEMA = {
 """What version 20240725 of MONAI's schema asks for; its file is not fetched here."""
 
 
-@pytest.fixture
-def metadata(bundle):
-    return str(bundle.configs / "metadata.json")
+IMAGES = {"PA-Seg 3D": (2, 1, 32, 16, 48), "EUGMT": (2, 3, 32, 48)}
 
 
-def test_metadata_fits_the_schema(metadata, tmp_path):
+@pytest.fixture(params=IMAGES)
+def case(request, make_bundle, make_eugmt, tmp_path):
+    """A bundle's name in its metadata, its folder of configurations, and an image for its network."""
+    make = {"PA-Seg 3D": make_bundle, "EUGMT": make_eugmt}[request.param]
+    return request.param, make(tmp_path / "bundle").configs, torch.randn(IMAGES[request.param])
+
+
+def test_metadata_fits_the_schema(case, tmp_path):
+    metadata = str(case[1] / "metadata.json")
     (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
     verify_metadata(meta_file=metadata, filepath=str(tmp_path / "schema.json"))
     damaged = json.loads((tmp_path / "schema.json").read_text()) | {"required": ["nothing"]}
@@ -52,13 +58,14 @@ def test_metadata_fits_the_schema(metadata, tmp_path):
         verify_metadata(meta_file=metadata, filepath=str(tmp_path / "schema.json"))
 
 
-def test_network_gives_what_the_metadata_says(bundle, metadata):
-    inference = str(bundle.configs / "inference.json")
+def test_network_gives_what_the_metadata_says(case):
+    inference, metadata = (str(case[1] / f"{name}.json") for name in ("inference", "metadata"))
     verify_net_in_out("network_def", config_file=inference, meta_file=metadata, device="cpu", p=1, n=1, any=1)
 
 
-def test_torchscript_computes_what_the_network_computes(bundle, metadata, tmp_path):
-    inference = str(bundle.configs / "inference.json")
+def test_torchscript_computes_what_the_network_computes(case, tmp_path):
+    name, configs, image = case
+    inference, metadata = (str(configs / f"{file}.json") for file in ("inference", "metadata"))
     parser = ConfigParser()
     parser.read_config(inference)
     torch.manual_seed(0)
@@ -73,7 +80,6 @@ def test_torchscript_computes_what_the_network_computes(bundle, metadata, tmp_pa
     )
     files = {"metadata.json": "", "inference.json": ""}
     exported = torch.jit.load(tmp_path / "model.ts", _extra_files=files)
-    assert json.loads(files["metadata.json"])["name"] == "PA-Seg 3D"
-    image = torch.randn(2, 1, 32, 16, 48)
+    assert json.loads(files["metadata.json"])["name"] == name
     with torch.no_grad():
         torch.testing.assert_close(exported(image), network(image))

@@ -55,7 +55,10 @@ def wait_for_epoch(process, folder, epoch, limit_s=120):
     raise AssertionError(f"no checkpoint of epoch {epoch}; exit status {process.poll()}")
 
 
-def test_killed_training_is_resumed(bundle, command_line, tmp_path, make_bundle):
+@pytest.mark.parametrize("make", ["make_bundle", "make_eugmt"])
+def test_killed_training_is_resumed(command_line, tmp_path, make, request):
+    make_bundle = request.getfixturevalue(make)
+    bundle = make_bundle(tmp_path / "bundle")
     folder = bundle.copy_configs()
     training = ["run", "training", *command_line.files("train", "smoke", "tiny"), "--max_epochs", EPOCHS]
     process = command_line.start(*training, folder=folder)
