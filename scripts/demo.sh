@@ -26,8 +26,14 @@ pa_seg_3d)
     step "evaluation on the test phantoms" evaluating "train small demo train_scm evaluate"
     step "inference" inference "inference small" --ckpt_dir models/scm
     ;;
+eugmt)
+    cd bundles/eugmt
+    step "two labelled tiles and 38 without masks: two students and their teacher" training "train small datasets/phantom_membrane demo"
+    step "evaluation on the test phantoms" evaluating "train small datasets/phantom_membrane demo evaluate"
+    step "inference" inference "inference small"
+    ;;
 *)
-    echo "There is no bundle '$bundle'; there is: pa_seg_3d" >&2
+    echo "There is no bundle '$bundle'; there are: pa_seg_3d, eugmt" >&2
     exit 1
     ;;
 esac

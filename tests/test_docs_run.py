@@ -19,9 +19,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from monai_ext.data import make_phantoms
+from monai_ext.data import make_membrane_phantoms, make_phantoms, membrane_tile
 from tests.test_docs import PAGES, ROOT, commands_of
 
 pytestmark = pytest.mark.slow
@@ -34,6 +36,13 @@ SHRUNK = {
         "ramp_epochs": 1,
         "refresh_epochs": 1,
         "crf_radius": 2,
+    },
+    "eugmt": {
+        "phantom": {"training": 2, "unlabeled": 2, "validation": 2, "test": 2, "size": 32},
+        "patch_size": [32, 32],
+        "max_epochs": 1,
+        "batch_size": 2,
+        "mix_grid": 4,
     },
 }
 """Bundle to key to value, wherever the key has a plain value in its configurations and in its tables' values."""
@@ -73,12 +82,44 @@ def hippocampus(folder: Path) -> None:
             (folder / f"{kind}Tr" / name).symlink_to(folder / "phantom" / kind / "phantom_training_000.nii.gz")
 
 
+def tiles(folder: Path) -> None:
+    """A set of tiles in the project's layout."""
+    make_membrane_phantoms(folder, **SHRUNK["eugmt"]["phantom"])
+
+
+def fields(folder: Path) -> None:
+    """Four fields of tissue and, beside them, masks of three."""
+    masks = folder.with_name("masks")
+    for path in (folder, masks):
+        path.mkdir(parents=True)
+    for number in range(4):
+        image, mask = membrane_tile(256, rng=np.random.default_rng(number))
+        Image.fromarray(image).save(folder / f"field_{number}.png")
+        if number:
+            Image.fromarray(mask * 255).save(masks / f"field_{number}.png")
+
+
+def histology(folder: Path) -> None:
+    """The Data Science Bowl's files: one picture under all the names that the committed split gives."""
+    image, mask = membrane_tile(32, rng=np.random.default_rng(0))
+    split = json.loads((ROOT / "scripts/splits/dsb2018_histology.json").read_text(encoding="utf8"))
+    for kind, pixels in (("images", image), ("labels", mask.astype(np.uint16))):
+        (folder / kind).mkdir(parents=True)
+        for name in (name for groups in split.values() for names in groups.values() for name in names):
+            Image.fromarray(pixels).save(folder / kind / f"{name}.png")
+
+
 DATA = {
     "data/my_tumours": phantoms,
     "data/mine": phantoms,
     "data/msd_hippocampus": phantoms,
     "data/brats2019": phantoms,
     "Task04_Hippocampus": hippocampus,
+    "data/fields": fields,
+    "data/dsb2018_histology": tiles,
+    "data/her2": tiles,
+    "data/cnseg": tiles,
+    "dsb2018_histology": histology,
 }
 """Folder that the pages or the data set overlays name, and what makes it."""
 

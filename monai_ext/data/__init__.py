@@ -9,7 +9,7 @@ from monai_ext.data.mr_phantom import PhantomSpec, phantom_volume
 from monai_ext.data.phantoms import make_membrane_phantoms, make_phantoms
 from monai_ext.data.points_io import LoadPointsd, PointSet, read_points, to_voxels, write_points
 from monai_ext.data.results_io import SaveDicomSegd
-from monai_ext.data.two_stream import TwoStreamDataset, draw_labeled, labeled_fraction
+from monai_ext.data.two_stream import TwoStreamDataset, draw_labeled, draw_or_exit, labeled_fraction
 
 __all__ = [
     "DataFault",
@@ -22,6 +22,7 @@ __all__ = [
     "check_datalist",
     "check_or_exit",
     "draw_labeled",
+    "draw_or_exit",
     "draw_stain",
     "format_table",
     "labeled_fraction",

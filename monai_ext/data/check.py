@@ -81,6 +81,9 @@ def check_datalist(
         if masks and not row.label_volumes and not row.instances:
             found = f"all of its {masks} masks are empty"
             raise fault(datalist, row.section, found=found, expected="some pixel that is not background")
+        if classes is not None and row.instances:
+            found = f"{len(row.instances)} labels of 16 bits, which are instance maps"
+            raise fault(datalist, row.section, found=found, expected="masks of class numbers in 8 bits")
     _check_annotations(datalist, dataset_dir, content, needs, rows, sizes)
     return rows
 

@@ -15,7 +15,7 @@ from monai.data import CacheDataset
 from torch.utils.data import Dataset
 
 from monai_ext.data.datalist import entries_of, read_datalist
-from monai_ext.data.errors import fault
+from monai_ext.data.errors import DataFault, fault
 
 Entry = dict[str, Any]
 
@@ -162,6 +162,18 @@ def draw_labeled(
     temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
     temporary.replace(out)
     return {section: len(content.get(section, [])) for section in ("training", "unlabeled")}
+
+
+def draw_or_exit(datalist: str | Path, out: str | Path, *, fraction: float, seed: int) -> dict[str, int]:
+    """Do :func:`draw_labeled` for a bundle's ``initialize``: a fault ends the program with its sentence.
+
+    Raises:
+        SystemExit: with the sentence, which Python prints without a traceback, and exit status 1.
+    """
+    try:
+        return draw_labeled(datalist, out, fraction=fraction, seed=seed)
+    except (DataFault, ValueError) as error:
+        raise SystemExit(str(error)) from None
 
 
 def _unlabeled(entry: Mapping[str, Any]) -> Entry:

@@ -44,6 +44,7 @@ def test_instance_maps(tiles, label):
     (row,) = tiles.check(None)
     assert (row.shapes, row.instances, row.points, row.annotations) == ([(40, 30)], [2], [(2, 2)], 2)
     assert "2 instances, 2 annotations" in format_table([row])
+    tiles.refused("(training)", "1 labels of 16 bits", "class numbers in 8 bits", needs=None, classes=2)
 
 
 def test_8_bit_masks_are_held_to_the_labels(tiles):

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of EUGMT's page, each in a process of its own, and what a user's mistakes get."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from monai_ext.data import load_datalist
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_train_evaluate_infer(eugmt, command_line):
+    """With the paper's network: from the bundle's folder, and from elsewhere with ``--bundle_root``."""
+    folder = eugmt.copy_configs()
+    names = ["train", "smoke"]
+    elsewhere = str([f"{folder.name}/configs/{name}.json" for name in [*names, "evaluate"]])
+    for arguments, where in (
+        (["run", "training", *command_line.files(*names)], folder),
+        (["run", "evaluating", "--config_file", elsewhere, "--bundle_root", folder.name], folder.parent),
+        (["run", "inference", *command_line.files("inference"), "--dataset_dir", "output/phantom_smoke"], folder),
+    ):
+        status, errors = command_line(*arguments, folder=where)
+        assert status == 0, errors
+    assert [row["epoch"] for row in eugmt.metrics()] == ["1", "2"]
+    assert "phantom_test_001" in (folder / "output/evaluation/report.html").read_text()
+    assert len(list((folder / "output/inference/images").glob("*_seg.png"))) == 2
+    assert sorted(path.name for path in folder.parent.iterdir() if path != folder) == []
+
+
+def no_unlabeled(folder):
+    change(folder, lambda content: content.pop("unlabeled"))
+
+
+def third_class(folder):
+    file = next((folder / "data/labels").glob("phantom_training*"))
+    Image.fromarray(np.asarray(Image.open(file)) * 2).save(file)
+    change(folder, lambda content: content["labels"].update({"2": "more"}))
+
+
+def one_masked_image(folder):
+    def strip(content):
+        for entry in content["training"][1:] + content["unlabeled"]:
+            del entry["label"]
+
+    change(folder, strip)
+
+
+def cut_short(folder):
+    file = next((folder / "data/images").glob("phantom_unlabeled*"))
+    file.write_bytes(file.read_bytes()[:200])
+
+
+def change(folder, how):
+    path = folder / "data/datalist.json"
+    content = json.loads(path.read_text())
+    del content["phantom"]
+    how(content)
+    path.write_text(json.dumps(content))
+
+
+def other_weights(folder):
+    (folder / "models").mkdir()
+    torch.save({"a.weight": torch.zeros(1)}, folder / "models/model.pt")
+
+
+def other_checkpoint(folder):
+    (folder / "models").mkdir()
+    torch.save({"student_a": {"a.weight": torch.zeros(1)}, "epoch": 1}, folder / "models/checkpoint.pt")
+
+
+TRAIN = ["train", "smoke", "tiny"]
+MISTAKES = {
+    "misspelt": (None, "training", TRAIN, ["--hues", 0.1], ["--hues", "no such key", "hue"]),
+    "no unlabelled section": (no_unlabeled, "training", TRAIN, [], ["unlabeled", "there is no section"]),
+    "class beyond": (third_class, "training", TRAIN, [], ["labels", "the value 2", "0 to 1 only"]),
+    "nothing to draw from": (
+        one_masked_image, "training", TRAIN, ["--labeled_fraction", 0.5], ["1 of the 6 training images", "at least 2"],
+    ),
+    "fraction": (None, "training", TRAIN, ["--labeled_fraction", 5], ["fraction", "found 5"]),
+    "truncated": (cut_short, "training", TRAIN, [], ["phantom_unlabeled", "cannot be read"]),
+    "other weights": (other_weights, "inference", ["inference"], [], ["another network", "a.weight"]),
+    "other checkpoint": (other_checkpoint, "training", TRAIN, ["--resume", True], ["checkpoint.pt", "cannot resume"]),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory, command_line, make_eugmt):
+    """Exit status and stderr of every mistake, two at a time: most of the time is Python's start."""
+
+    def run(name):
+        damage, verb, names, arguments, _ = MISTAKES[name]
+        bundle = make_eugmt(tmp_path_factory.mktemp("mistake") / "bundle")
+        folder = bundle.copy_configs()
+        shutil.copytree(bundle.phantom_dir, folder / "data")
+        if damage is not None:
+            damage(folder)
+        data = ["--dataset_dir", "data"]
+        return folder, *command_line("run", verb, *command_line.files(*names), *data, *arguments, folder=folder)
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(MISTAKES, pool.map(run, MISTAKES), strict=True))
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistake_gets_one_sentence(outcomes, name):
+    folder, status, errors = outcomes[name]
+    assert status == 1
+    assert "Traceback" not in errors
+    sentence = errors.strip().splitlines()[-1]
+    for part in MISTAKES[name][-1]:
+        assert part in sentence
+    assert sentence.endswith((".", "?"))
+    assert not list(folder.rglob("metrics.csv")), "the run started"
+    assert not list(folder.rglob("*_seg.png")), "the run started"
+
+
+@pytest.mark.real
+@pytest.mark.skipif("FRUGAL_DATA" not in os.environ, reason="FRUGAL_DATA names no folder of real data")
+def test_two_epochs_learn_on_real_tissue(eugmt, tmp_path):
+    """From the published folder to a teacher that finds nuclei better than a constant answer does."""
+    source, data = Path(os.environ["FRUGAL_DATA"]) / "dsb2018_histology", tmp_path / "data"
+    script = ROOT / "scripts/prepare_dsb2018_histology.py"
+    subprocess.run([sys.executable, script, source, "--out", data], check=True, capture_output=True)
+    content = json.loads((data / "datalist.json").read_text())
+    content["training"], content["validation"] = content["training"][::2], content["validation"][::4]
+    (data / "few.json").write_text(json.dumps(content))
+    values = {"labeled_fraction": 0.2, "datalist": str(data / "few.json"), "network_def#channels": [8, 16, 32]}
+    values |= {"network_def#strides": [2, 2], "patch_size": [64, 64], "max_epochs": 4, "progress": False}
+    names = ("train", "small", "datasets/dsb2018_histology")
+    tiny = {"dataset_dir": str(data), "phantom_dir": str(tmp_path / "none"), "bundle_root": str(eugmt.root)}
+    workflow = eugmt.workflow(*names, **tiny, **values, network_def=small_network())
+    workflow.initialize()
+    workflow.run()
+    dice = [float(row["val/pooled_dice"]) for row in eugmt.metrics()]
+    masks = [np.asarray(Image.open(e["label"])) for e in load_datalist(data / "few.json", data, "validation")]
+    share = np.mean([mask.mean() for mask in masks])
+    assert max(dice) > 2 * share / (1 + share)
+
+
+def small_network():
+    return json.loads((ROOT / "bundles/eugmt/configs/small.json").read_text())["network_def"]
