@@ -116,7 +116,8 @@ def _per_case(path: Path) -> dict[str, float]:
 
 def value_of(result: dict[str, Any], metric: str) -> float:
     """A metric of one run: pooled, or the mean over its cases."""
-    return result["pooled"][metric] if metric in result["pooled"] else statistics.fmean(result["cases"][metric].values())
+    pooled = result["pooled"]
+    return pooled[metric] if metric in pooled else statistics.fmean(result["cases"][metric].values())
 
 
 def write_table(table: dict[str, Any], options: argparse.Namespace) -> None:

@@ -54,8 +54,9 @@ def test_two_processes_train_two_students_and_their_teacher(eugmt, command_line)
     overlay = {
         "run": [
             "$@train#trainer.run()",
-            "$torch.save([n.state_dict() for n in (*@students.values(), @shipped)], @bundle_root + '/rank%d.pt' % @rank)",
-        ]
+            "$torch.save([n.state_dict() for n in @networks], @bundle_root + '/rank%d.pt' % @rank)",
+        ],
+        "networks": "$[*@students.values(), @shipped]",
     }
     first, second, teacher = torchrun(eugmt, command_line, **overlay)
     assert [row["epoch"] for row in eugmt.metrics()] == ["1", "2"]
