@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw the picture of a bundle's page from the demo's phantoms: clicks, seeds, and the segmentation learned.
+"""Draw the picture of a bundle's page from its demo's phantoms: what the labels are, and what was learned.
 
-bash scripts/demo.sh && python scripts/draw_docs_picture.py
+bash scripts/demo.sh eugmt && python scripts/draw_docs_picture.py eugmt
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -15,7 +16,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, NormalizeIntensityd
+from PIL import Image
 
 from monai_ext.data import load_datalist
 from monai_ext.functional.partial_labels import UNLABELLED
@@ -29,31 +33,54 @@ BLUE, ORANGE = "#0072B2", "#E69F00"
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line, draw one test phantom."""
-    bundle = ROOT / "bundles" / "pa_seg_3d"
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--phantoms", type=Path, default=bundle / "output" / "phantom")
-    parser.add_argument("--predictions", type=Path, default=bundle / "output" / "inference")
+    parser.add_argument("bundle", choices=DRAWINGS, nargs="?", default="pa_seg_3d")
     parser.add_argument("--case", type=int, default=0, help="number of the test case")
-    parser.add_argument("--out", type=Path, default=bundle / "docs" / "phantom.png")
     options = parser.parse_args(arguments)
-    entry = load_datalist(options.phantoms / "datalist.json", options.phantoms, "test")[options.case]
+    bundle = ROOT / "bundles" / options.bundle
+    phantoms = bundle / "output/phantom"
+    entry = load_datalist(phantoms / "datalist.json", phantoms, "test")[options.case]
+    figure = DRAWINGS[options.bundle](entry, bundle / "output/inference/images")
+    figure.tight_layout()
+    figure.savefig(bundle / "docs/phantom.png", dpi=120)
+
+
+def draw_points(entry: dict[str, Any], predictions: Path) -> Figure:
+    """PA-Seg: clicks, seeds, and the segmentation learned, in the slice of the click inside."""
     load = Compose(
         [LoadImaged(["image", "label"]), EnsureChannelFirstd(["image", "label"]), NormalizeIntensityd("image")]
     )
     case = load(entry)
     image, mask = np.asarray(case["image"][0]), np.asarray(case["label"][0]) > 0
     name = Path(entry["image"]).name.removesuffix(".nii.gz")
-    prediction = np.asarray(nib.load(options.predictions / "images" / f"{name}_seg.nii.gz").dataobj) > 0
+    prediction = np.asarray(nib.load(predictions / f"{name}_seg.nii.gz").dataobj) > 0
     labels, positions = simulate_points(mask, seed=0, affine=np.asarray(case["image"].affine))
     objects = clicks_per_object(labels, positions)
     spacing = [float(size) for size in case["image"].pixdim]
     seeds = expand_seeds(image, objects, epsilon=0.2, cost="saturating", spacing=spacing, spatial_weight=0.8)
-    _draw(image, mask, prediction, seeds, objects[0], options.out)
+    return _draw(image, mask, prediction, seeds, objects[0])
 
 
-def _draw(
-    image: np.ndarray, mask: np.ndarray, prediction: np.ndarray, seeds: np.ndarray, clicks: tuple, out: Path
-) -> None:
+def draw_membranes(entry: dict[str, Any], predictions: Path) -> Figure:
+    """EUGMT: a tile, its mask, and what was found in it and missed."""
+    image, mask = (np.asarray(Image.open(entry[key])) for key in ("image", "label"))
+    prediction = np.asarray(Image.open(predictions / f"{Path(entry['image']).stem}_seg.png"))
+    figure, axes = plt.subplots(1, 3, figsize=(9, 3.3), facecolor="white")
+    axes[0].imshow(image)
+    for axis, values, colours in (
+        (axes[1], mask, [BLUE]),
+        (axes[2], mask + 2 * prediction, [BLUE, ORANGE, "#222222"]),
+    ):
+        axis.imshow(values, cmap=ListedColormap(["white", *colours]), vmin=0, vmax=len(colours), interpolation="none")
+    for axis, title in zip(
+        axes, ("a test tile", "its mask", "found (black), missed (blue), wrong (orange)"), strict=True
+    ):
+        axis.set_title(title, fontsize=9)
+        axis.set_axis_off()
+    return figure
+
+
+def _draw(image: np.ndarray, mask: np.ndarray, prediction: np.ndarray, seeds: np.ndarray, clicks: tuple) -> Figure:
     foreground, background = clicks
     k = round(float(foreground[2]))
     figure, axes = plt.subplots(1, 3, figsize=(9, 3.2), facecolor="white")
@@ -72,8 +99,10 @@ def _draw(
     axes[2].contour(prediction[:, :, k].T, levels=[0.5], colors=[ORANGE], linewidths=1.6)
     for axis, title in zip(axes, ("seven clicks", "what they tell", "learned (orange), reference (blue)"), strict=True):
         axis.set_title(title, fontsize=9)
-    figure.tight_layout()
-    figure.savefig(out, dpi=120)
+    return figure
+
+
+DRAWINGS = {"pa_seg_3d": draw_points, "eugmt": draw_membranes}
 
 
 if __name__ == "__main__":
