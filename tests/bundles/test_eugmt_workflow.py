@@ -86,7 +86,7 @@ def test_properties_of_inference(trained_eugmt, tmp_path):
 
 
 def test_evaluation_measures_the_test_tiles_pooled_and_one_by_one(trained_eugmt, tmp_path):
-    trained_eugmt.run("train", "smoke", "evaluate", output_dir=str(tmp_path))
+    trained_eugmt.run("train", "smoke", "evaluate", output_dir=str(tmp_path), labeled_fraction=0.5)  # of training only
     for metric in ("mean_dice", "mean_iou", "asd_px", "hd95_px"):
         rows = list(csv.DictReader((tmp_path / f"val_{metric}_raw.csv").open()))
         assert len(rows) == 2
@@ -206,3 +206,19 @@ def test_presets_weigh_as_the_paper_prints(eugmt):
         assert step.weights["consistency"] == step.weights["supervised"] == step.weights["mixed_supervised"] == 1
         assert step.ramps.keys() == ramped
         assert step.ramps["cross_pseudo"](2) == 1
+
+
+def test_an_application_needs_the_pipeline_only(trained_eugmt, tmp_path):
+    """MONAI Label and Deploy take these parts alone, without data set or handlers; Label adds the path as text."""
+    file = next((trained_eugmt.phantom_dir / "images").glob("phantom_test_000*"))
+    workflow = trained_eugmt.workflow("inference", workflow_type="infer", phantom_dir=str(tmp_path / "none"))
+    parts = ("preprocessing", "inferer", "postprocessing", "network")
+    before, inferer, after, network = (workflow.parser.get_parsed_content(name) for name in parts)
+    load_weights(network, trained_eugmt.root / "models/model.pt")
+    data = before({"image": str(file), "image_path": str(file)})
+    with torch.no_grad():
+        data["pred"] = inferer(data["image"][None], network.eval())[0]
+    data = after(data)
+    trained_eugmt.run("inference", workflow_type="infer", output_dir=str(tmp_path / "out"))
+    mask = np.asarray(Image.open(tmp_path / f"out/images/{file.stem}_seg.png"))
+    np.testing.assert_array_equal(data["pred"][0].numpy().T, mask)

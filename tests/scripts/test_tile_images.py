@@ -351,13 +351,13 @@ def test_slides_of_another_kind_are_refused(tmp_path, tiles, monkeypatch):
     monkeypatch.setattr(tiles, "BACKENDS", ("tifffile",))
     tifffile.imwrite(tmp_path / "deep.tif", np.zeros((64, 64, 3), np.uint16), photometric="rgb")
     with pytest.raises(SystemExit, match=r"deep\.tif: found uint16 values .*, expected an RGB slide of 8 bits"):
-        tiles.open_picture(tmp_path / "deep.tif")
+        tiles.Slide(tmp_path / "deep.tif", level=0)
     tifffile.imwrite(tmp_path / "stack.tif", np.zeros((3, 64, 64, 3), np.uint8), photometric="rgb")
     with pytest.raises(SystemExit, match=r"stack\.tif: found uint8 values with the axes \wYXS, expected an RGB slide"):
         tiles.open_picture(tmp_path / "stack.tif")
     monkeypatch.setattr(tiles, "BACKENDS", ())
     with pytest.raises(SystemExit, match=r"nothing installed that reads slides.*pip install openslide"):
-        tiles.open_picture(tmp_path / "deep.tif")
+        tiles.open_picture(tmp_path / "stack.tif")
 
 
 def test_a_flat_tiff_is_a_picture_until_it_is_large(tmp_path, tiles, monkeypatch):
