@@ -25,7 +25,8 @@ def split_groups(counts: Mapping[str, int], shares: Sequence[float], *, seed: in
         seed: of the draw.
 
     Returns:
-        Section by group. Groups come in random order; each goes where most tiles are still missing.
+        Section by group. Groups come in random order; each goes where most tiles are still missing, and each section
+        with a share gets one.
 
     Raises:
         SystemExit: shares that do not add up, or fewer groups than sections.
@@ -37,8 +38,10 @@ def split_groups(counts: Mapping[str, int], shares: Sequence[float], *, seed: in
     missing = {section: share * sum(counts.values()) for section, share in zip(SECTIONS, shares, strict=True)}
     chosen: dict[str, str] = {}
     names = sorted(counts)
-    for number in np.random.default_rng(seed).permutation(len(names)):
-        section = max(missing, key=lambda name: missing[name])
+    for turn, number in enumerate(np.random.default_rng(seed).permutation(len(names))):
+        empty = [name for name in missing if missing[name] > 0 and name not in chosen.values()]
+        wanting = empty if len(names) - turn <= len(empty) else missing  # the last groups go where none is yet
+        section = max(wanting, key=lambda name: missing[name])
         chosen[names[number]] = section
         missing[section] -= counts[names[number]]
     return chosen

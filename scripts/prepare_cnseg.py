@@ -29,8 +29,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import _fields as tiles
 import numpy as np
-import tile_images as tiles
 from _tiles import TileSetWriter
 from numpy.typing import NDArray
 from skimage.draw import polygon

@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import tile_images as tiles
+import _fields as tiles
 from _tiles import TileSetWriter
 from PIL import Image
 

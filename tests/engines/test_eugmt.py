@@ -61,9 +61,12 @@ def make_step(weights, *, names=("a", "b"), **kwargs):
     return step, students, handler
 
 
-def train(step, students, handler, batch, *, times=1):
+def train(step, students, handler, batch, *, times=1, device="cpu", amp=False):
+    for network in (*students.values(), handler.teacher):
+        network.to(device)
     trainer = SupervisedTrainer(
-        device=torch.device("cpu"),
+        device=torch.device(device),
+        amp=amp,
         max_epochs=1,
         train_data_loader=[batch] * times,
         network=students["a"],
@@ -240,3 +243,14 @@ def test_options_that_do_not_fit():
         make_step(ALL, names=("a",))
     with pytest.raises(ValueError, match="select"):
         make_step(ALL, select="some")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_the_gpu_with_amp_gives_the_terms_of_the_cpu(batch):
+    found = []
+    for device, amp in (("cpu", False), ("cuda", True)):
+        step, students, handler = make_step(ALL, noise_sd=0.0)
+        output = train(step, students, handler, batch, device=device, amp=amp).state.output
+        found.append({name: float(term) for name, term in output["terms"].items()})
+    assert found[1] == pytest.approx(found[0], rel=0.05)

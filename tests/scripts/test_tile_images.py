@@ -42,6 +42,16 @@ def tiles(script):
 
 
 @pytest.fixture
+def fields(script):
+    return script("_fields")
+
+
+@pytest.fixture
+def slides(script):
+    return script("_slides")
+
+
+@pytest.fixture
 def cut(tiles, tmp_path):
     """Run the script on ``<tmp_path>/images`` and return the data list."""
 
@@ -64,38 +74,38 @@ def read(path):
 
 
 @pytest.mark.parametrize(("length", "step", "starts"), [(64, 32, [0, 32]), (80, 32, [0, 32, 48]), (32, 8, [0])])
-def test_corners_cover_the_field_and_end_at_its_border(tiles, length, step, starts):
-    assert tiles.tile_corners((length, 32), 32, step) == [(row, 0) for row in starts]
-    assert tiles.tile_corners((32, length), 32, step) == [(0, column) for column in starts]
+def test_corners_cover_the_field_and_end_at_its_border(length, step, starts, fields):
+    assert fields.tile_corners((length, 32), 32, step) == [(row, 0) for row in starts]
+    assert fields.tile_corners((32, length), 32, step) == [(0, column) for column in starts]
     covered = np.zeros((length, 50), int)
-    for row, column in tiles.tile_corners(covered.shape, 32, step):
+    for row, column in fields.tile_corners(covered.shape, 32, step):
         assert covered[row : row + 32, column : column + 32].shape == (32, 32)
         covered[row : row + 32, column : column + 32] += 1
     assert covered.min() == 1
 
 
-def test_corners_of_a_field_smaller_than_a_tile(tiles):
+def test_corners_of_a_field_smaller_than_a_tile(fields):
     with pytest.raises(ValueError, match="found 40 x 31 pixels, expected at least 32 x 32"):
-        tiles.tile_corners((40, 31), 32, 32)
+        fields.tile_corners((40, 31), 32, 32)
 
 
-def test_tissue_is_what_stands_out_from_glass(tiles):
+def test_tissue_is_what_stands_out_from_glass(fields):
     glass = np.random.default_rng(0).normal(240, 1.5, (64, 64, 3)).astype(np.uint8)
-    assert tiles.tissue_mask(glass).mean() < 0.01  # glass alone is not split at its noise
-    assert tiles.tissue_mask(np.full((64, 64, 3), 255, np.uint8)).sum() == 0
-    assert tiles.tissue_mask(tissue(64, 64)).mean() > 0.99  # nor is tissue alone at its stain
-    assert tiles.tissue_mask(np.zeros((64, 64, 3), np.uint8)).sum() == 0  # never scanned
+    assert fields.tissue_mask(glass).mean() < 0.01  # glass alone is not split at its noise
+    assert fields.tissue_mask(np.full((64, 64, 3), 255, np.uint8)).sum() == 0
+    assert fields.tissue_mask(tissue(64, 64)).mean() > 0.99  # nor is tissue alone at its stain
+    assert fields.tissue_mask(np.zeros((64, 64, 3), np.uint8)).sum() == 0  # never scanned
     two_stains = tissue(64, 64)
     two_stains[:, :32] = (120, 70, 30)
-    assert tiles.tissue_mask(two_stains).mean() > 0.99
+    assert fields.tissue_mask(two_stains).mean() > 0.99
     grey = glass.copy()
     grey[16:48, 8:24] = 90  # dark without colour
     stained = glass.copy()
     stained[16:48, 8:24] = (250, 215, 250)  # coloured but bright
     expected = np.zeros((64, 64), bool)
     expected[16:48, 8:24] = True
-    assert (tiles.tissue_mask(grey) == expected).mean() > 0.99
-    assert (tiles.tissue_mask(stained) == expected).mean() > 0.99
+    assert (fields.tissue_mask(grey) == expected).mean() > 0.99
+    assert (fields.tissue_mask(stained) == expected).mean() > 0.99
 
 
 def test_tiles_hold_the_pixels_of_their_place(tmp_path, cut, capsys):
@@ -163,7 +173,7 @@ def test_glass_is_dropped(tmp_path, cut, capsys):
     assert "f0" not in {item["group"] for _, item in entries(cut())}
 
 
-def test_class_numbers_and_ways_to_store_masks(tmp_path, cut, tiles):
+def test_class_numbers_and_ways_to_store_masks(tmp_path, cut, fields):
     images, masks = make_fields(tmp_path)
     classes = np.random.default_rng(0).integers(0, 3, (64, 80)).astype(np.uint8)
     for n in range(10):
@@ -183,9 +193,9 @@ def test_class_numbers_and_ways_to_store_masks(tmp_path, cut, tiles):
         "c.png": expected,
     }.items():
         save(tmp_path / "odd" / name, stored)
-        assert np.array_equal(tiles.read_mask(tmp_path / "odd" / name, (64, 80)), expected)
+        assert np.array_equal(fields.read_mask(tmp_path / "odd" / name, (64, 80)), expected)
     with pytest.raises(SystemExit, match=r"f0\.png: found a coloured picture, expected a mask of one channel"):
-        tiles.read_mask(images / "f0.png", (64, 80))
+        fields.read_mask(images / "f0.png", (64, 80))
 
 
 def test_rerun_gives_the_same_and_the_seed_another_split(tmp_path, cut):
@@ -202,7 +212,7 @@ def test_rerun_gives_the_same_and_the_seed_another_split(tmp_path, cut):
     assert cut("--seed", "1", out="other") != first
 
 
-def test_errors_are_one_sentence(tmp_path, cut, tiles):
+def test_errors_are_one_sentence(tmp_path, cut, tiles, slides):
     images, masks = make_fields(tmp_path)
     for options, match in (
         (("--step", "0"), "--step: found 0, expected at least 1"),
@@ -238,10 +248,10 @@ def test_errors_are_one_sentence(tmp_path, cut, tiles):
         (tmp_path / "broken").mkdir(exist_ok=True)
         (tmp_path / "broken" / name).write_bytes(b"no picture")
         with pytest.raises(SystemExit, match=match):
-            tiles.open_picture(tmp_path / "broken" / name)
+            slides.open_picture(tmp_path / "broken" / name)
     save(tmp_path / "broken/deep.png", np.zeros((40, 40), np.uint16))
     with pytest.raises(SystemExit, match="found a picture of mode I;16, expected 8 bits"):
-        tiles.open_picture(tmp_path / "broken/deep.png")
+        slides.open_picture(tmp_path / "broken/deep.png")
     assert not (tmp_path / "out/datalist.json").exists()
 
 
@@ -260,9 +270,9 @@ def write_slide(path, levels):
 
 
 @pytest.fixture
-def pyramid(tmp_path, tiles, monkeypatch):
+def pyramid(tmp_path, monkeypatch, slides):
     """A slide of 512 x 768 pixels, tissue in its left half, with two coarser levels."""
-    monkeypatch.setattr(tiles, "BACKENDS", ("tifffile",))
+    monkeypatch.setattr(slides, "BACKENDS", ("tifffile",))
     full = np.full((512, 768, 3), 244, np.uint8)
     full[:, :384] = tissue(512, 384)
     levels = [full, full[::2, ::2], full[::4, ::4]]
@@ -294,12 +304,12 @@ def test_slides_have_masks_of_their_level(tmp_path, cut, pyramid):
         cut("--shares", "0.4", "0.3", "0.3")
 
 
-def test_each_level_of_a_slide_is_read_once_with_tifffile(tmp_path, tiles, pyramid, monkeypatch):
-    slide = tiles.open_picture(tmp_path / "images/slide.tif", level=0)
+def test_each_level_of_a_slide_is_read_once_with_tifffile(tmp_path, pyramid, monkeypatch, fields, slides):
+    slide = slides.open_picture(tmp_path / "images/slide.tif", level=0)
     calls = []
     read_level = slide.slide.asarray
     monkeypatch.setattr(slide.slide, "asarray", lambda **options: calls.append(options) or read_level(**options))
-    for row, column in tiles.tile_corners(slide.shape, 64, 64):
+    for row, column in fields.tile_corners(slide.shape, 64, 64):
         assert np.array_equal(slide.region((row, column), (64, 64)), pyramid[0][row : row + 64, column : column + 64])
     assert calls == [{"level": 0}]
 
@@ -331,42 +341,42 @@ class Region:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_slides_are_read_by_region(tiles, pyramid, monkeypatch, tmp_path, count):
+def test_slides_are_read_by_region(pyramid, monkeypatch, tmp_path, count, fields, slides):
     reader = Region(pyramid[:count])
-    monkeypatch.setattr(tiles, "_open_slide", lambda path: (reader, None))
-    monkeypatch.setattr(tiles, "BLOCK_PX", 100)
-    slide = tiles.Slide(tmp_path / "a.svs", level=0)
+    monkeypatch.setattr(slides, "_open_slide", lambda path: (reader, None))
+    monkeypatch.setattr(slides, "BLOCK_PX", 100)
+    slide = slides.Slide(tmp_path / "a.svs", level=0)
     # A tile of 128 pixels may shrink eightfold: the coarsest level, a quarter, is thinned out twofold.
     assert np.array_equal(slide.overview(128), pyramid[0][::8, ::8])
     assert max(max(size) for size in reader.sizes) <= 100
     assert reader.used == {count - 1}
     level = count - 1
-    slide = tiles.Slide(tmp_path / "a.svs", level=level)
+    slide = slides.Slide(tmp_path / "a.svs", level=level)
     assert np.array_equal(slide.region((32, 64), (32, 32)), pyramid[level][32:64, 64:96])
-    field = tiles.plan_field(tmp_path / "a.svs", tiles.Cutting(32, 32, level, 0.5))
+    field = fields.plan_field(tmp_path / "a.svs", fields.Cutting(32, 32, level, 0.5))
     assert len(field.corners) == pyramid[level].shape[0] * pyramid[level].shape[1] // 2 // 32**2
 
 
-def test_slides_of_another_kind_are_refused(tmp_path, tiles, monkeypatch):
-    monkeypatch.setattr(tiles, "BACKENDS", ("tifffile",))
+def test_slides_of_another_kind_are_refused(tmp_path, monkeypatch, slides):
+    monkeypatch.setattr(slides, "BACKENDS", ("tifffile",))
     tifffile.imwrite(tmp_path / "deep.tif", np.zeros((64, 64, 3), np.uint16), photometric="rgb")
     with pytest.raises(SystemExit, match=r"deep\.tif: found uint16 values .*, expected an RGB slide of 8 bits"):
-        tiles.Slide(tmp_path / "deep.tif", level=0)
+        slides.Slide(tmp_path / "deep.tif", level=0)
     tifffile.imwrite(tmp_path / "stack.tif", np.zeros((3, 64, 64, 3), np.uint8), photometric="rgb")
     with pytest.raises(SystemExit, match=r"stack\.tif: found uint8 values with the axes \wYXS, expected an RGB slide"):
-        tiles.open_picture(tmp_path / "stack.tif")
-    monkeypatch.setattr(tiles, "BACKENDS", ())
+        slides.open_picture(tmp_path / "stack.tif")
+    monkeypatch.setattr(slides, "BACKENDS", ())
     with pytest.raises(SystemExit, match=r"nothing installed that reads slides.*pip install openslide"):
-        tiles.open_picture(tmp_path / "stack.tif")
+        slides.open_picture(tmp_path / "stack.tif")
 
 
-def test_a_flat_tiff_is_a_picture_until_it_is_large(tmp_path, tiles, monkeypatch):
+def test_a_flat_tiff_is_a_picture_until_it_is_large(tmp_path, monkeypatch, slides):
     pixels = tissue(64, 96)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", tile=(32, 32))
-    assert isinstance(tiles.open_picture(tmp_path / "a.tif"), tiles.Plain)
-    monkeypatch.setattr(tiles, "PLAIN_PX", 1000)
-    slide = tiles.open_picture(tmp_path / "a.tif")
-    assert isinstance(slide, tiles.Slide)
+    assert isinstance(slides.open_picture(tmp_path / "a.tif"), slides.Plain)
+    monkeypatch.setattr(slides, "PLAIN_PX", 1000)
+    slide = slides.open_picture(tmp_path / "a.tif")
+    assert isinstance(slide, slides.Slide)
     assert np.array_equal(slide.region((8, 16), (32, 32)), pixels[8:40, 16:48])
 
 
@@ -390,7 +400,7 @@ def test_split_follows_the_seed_only(script):
     assert any(split(counts, (0.6, 0.2, 0.2), seed=seed) != first for seed in (1, 2))
 
 
-def test_split_says_what_is_wrong(script, tiles):
+def test_split_says_what_is_wrong(script):
     split = script("_tiles").split_groups
     for shares in ((0.8, 0.1), (0.8, 0.3, -0.1), (0.5, 0.2, 0.2)):
         with pytest.raises(SystemExit, match=r"shares: found \[.*\], expected 3 numbers that add up to 1"):
@@ -400,14 +410,14 @@ def test_split_says_what_is_wrong(script, tiles):
     assert set(split({"a": 1, "b": 1}, (0.5, 0.5, 0.0), seed=0).values()) == {"training", "validation"}
 
 
-def test_no_section_comes_out_empty(tiles, monkeypatch):
+@pytest.mark.parametrize("seed", range(5))
+def test_no_section_comes_out_empty(fields, seed):
     counts = {"a": 90, "b": 90, "c": 90, "none": 0}
-    sections = tiles.draw_sections(counts, (0.4, 0.3, 0.3), seed=0)
+    sections = fields.draw_sections(counts, (0.8, 0.1, 0.1), seed=seed)
     assert sorted(sections) == ["a", "b", "c"]
     assert set(sections.values()) == {"training", "validation", "test"}
-    monkeypatch.setattr(tiles, "split_groups", lambda counts, shares, *, seed: dict.fromkeys(counts, "training"))
-    with pytest.raises(SystemExit, match="found none of 3 groups in validation, expected some: give more groups"):
-        tiles.draw_sections(counts, (0.8, 0.1, 0.1), seed=0)
+    five = fields.draw_sections(dict.fromkeys("abcde", 90), (0.8, 0.1, 0.1), seed=seed)
+    assert sorted(five.values()) == ["test", "training", "training", "training", "validation"]
 
 
 def test_writer_writes_tiles_links_files_and_lists_both(tmp_path, script, capsys):
