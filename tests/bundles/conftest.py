@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,44 @@ class CommandLine:
 @pytest.fixture(scope="session")
 def command_line():
     return CommandLine()
+
+
+class Mistakes:
+    """What a user's mistakes get: each is (change to the bundle's folder, verb, files, options, parts of the sentence).
+
+    Runs on a copy of the phantoms in ``data``, two at a time: most of the time is Python's start.
+    """
+
+    def __init__(self, mistakes, make_bundle, folder):
+        self.mistakes, self.make_bundle, self.folder = mistakes, make_bundle, folder
+        with ThreadPoolExecutor(2) as pool:
+            self.outcomes = dict(zip(mistakes, pool.map(self.run, mistakes), strict=True))
+
+    def run(self, name):
+        change, verb, names, arguments, _ = self.mistakes[name]
+        bundle = self.make_bundle(self.folder / name.replace(" ", "_"))
+        folder = bundle.copy_configs()
+        shutil.copytree(bundle.phantom_dir, folder / "data")
+        if change is not None:
+            change(folder)
+        data = ["--dataset_dir", "data"]
+        return folder, *CommandLine()("run", verb, *files(*names), *data, *arguments, folder=folder)
+
+    def assert_one_sentence(self, name):
+        """Exit status 1, one sentence that names the fault, and nothing trained or predicted."""
+        folder, status, errors = self.outcomes[name]
+        assert status == 1
+        assert "Traceback" not in errors
+        sentence = errors.strip().splitlines()[-1]
+        for part in self.mistakes[name][-1]:
+            assert part in sentence
+        assert sentence.endswith((".", "?"))
+        assert not [*folder.rglob("metrics.csv"), *folder.rglob("*_seg.*")], "the run started"
+
+
+@pytest.fixture(scope="session")
+def make_mistakes(tmp_path_factory):
+    return lambda mistakes, make_bundle: Mistakes(mistakes, make_bundle, tmp_path_factory.mktemp("mistakes"))
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
 import numpy as np
@@ -90,30 +88,10 @@ MISTAKES = {
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory, phantom_dir, command_line, make_bundle):
-    """Exit status and stderr of every mistake, two at a time: most of the time is Python's start."""
-
-    def run(name):
-        change, verb, names, arguments, _ = MISTAKES[name]
-        folder = make_bundle(tmp_path_factory.mktemp("mistake") / "bundle").copy_configs()
-        shutil.copytree(phantom_dir, folder / "data")
-        if change is not None:
-            change(folder)
-        data = ["--dataset_dir", "data"]
-        return folder, *command_line("run", verb, *command_line.files(*names), *data, *arguments, folder=folder)
-
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(MISTAKES, pool.map(run, MISTAKES), strict=True))
+def mistakes(make_mistakes, make_bundle):
+    return make_mistakes(MISTAKES, make_bundle)
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistake_gets_one_sentence(outcomes, name):
-    folder, status, errors = outcomes[name]
-    assert status == 1
-    assert "Traceback" not in errors
-    sentence = errors.strip().splitlines()[-1]
-    for part in MISTAKES[name][-1]:
-        assert part in sentence
-    assert sentence.endswith((".", "?"))
-    assert not list(folder.rglob("metrics.csv")), "the run started"
-    assert not list(folder.rglob("*_seg.nii.gz")), "the run started"
+def test_mistake_gets_one_sentence(mistakes, name):
+    mistakes.assert_one_sentence(name)
