@@ -23,6 +23,7 @@ MIXED = {"mixed_supervised", "mixed_cross_pseudo", "mixed_mean_teacher"}
 UCMT = {"supervised", "cross_pseudo", "mean_teacher", *MIXED}
 ROWS = {
     "supervised_only": {"supervised"},
+    "supervised_strong": {"supervised"},
     "full_supervision": {"supervised"},
     "mean_teacher": {"supervised", "consistency"},
     "cross_pseudo_supervision": {"supervised", "cross_pseudo"},
@@ -184,9 +185,10 @@ def test_ablation_trains_the_terms_of_its_row(eugmt, name):
     assert terms_of(row) == ROWS[name]
     assert all(math.isfinite(float(value)) for value in row.values())
     step = workflow.parser.get_parsed_content("train#step")
-    single = name in ("supervised_only", "full_supervision", "mean_teacher")
+    untaught = ("supervised_only", "supervised_strong", "full_supervision", "cross_pseudo_supervision")
+    single = name in (*untaught[:3], "mean_teacher")
     assert list(step.students) == (["a"] if single else ["a", "b"])
-    assert (step.teacher is None) == (name in ("supervised_only", "full_supervision", "cross_pseudo_supervision"))
+    assert (step.teacher is None) == (name in untaught)
     assert len(workflow.train_dataset) == (6 if name == "full_supervision" else 4)
     shipped = step.teacher or step.students["a"]
     assert all(torch.equal(value, saved(eugmt.root)[key]) for key, value in shipped.state_dict().items())
