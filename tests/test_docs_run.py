@@ -38,7 +38,7 @@ SHRUNK = {
         "crf_radius": 2,
     },
     "eugmt": {
-        "phantom": {"training": 2, "unlabeled": 2, "validation": 2, "test": 2, "size": 32},
+        "phantom": {"training": 2, "unlabeled": 4, "validation": 2, "test": 2, "size": 32},
         "patch_size": [32, 32],
         "max_epochs": 1,
         "batch_size": 2,

@@ -196,6 +196,16 @@ def test_ablation_trains_the_terms_of_its_row(eugmt, name):
     load_weights(ConfigParser(definition).get_parsed_content(), eugmt.root / "models/model.pt")
 
 
+def test_full_supervision_without_validation_needs_training_tiles_only(eugmt, tmp_path):
+    content = json.loads((eugmt.phantom_dir / "datalist.json").read_text())
+    shutil.copytree(eugmt.phantom_dir, tmp_path / "mine")
+    (tmp_path / "mine/datalist.json").write_text(json.dumps({k: content[k] for k in ("labels", "training")}))
+    names = ("train", "smoke", "ablations/full_supervision", "no_validation")
+    workflow = eugmt.run(*names, max_epochs=1, dataset_dir=str(tmp_path / "mine"))
+    assert len(workflow.train_dataset) == 2
+    assert saved(eugmt.root)
+
+
 def test_presets_weigh_as_the_paper_prints(eugmt):
     ramps = {"cross_pseudo", "mean_teacher", "mixed_cross_pseudo", "mixed_mean_teacher"}
     for names, pseudo, ramped in (
