@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from monai_ext.engines.step import Ramp, Terms, TrainStep
 from monai_ext.functional.confident_joint import noisy_pixels
+from monai_ext.functional.hard_labels import hard_labels
 from monai_ext.functional.patch_mix import mean_entropy, mix_patches
 
 UNSUPERVISED = ("cross_pseudo", "mean_teacher", "consistency")
@@ -138,7 +139,7 @@ class EUGMTStep(TrainStep):
         others = [other for other in self.students if other != name]
         sources = {f"{prefix}cross_pseudo": others, f"{prefix}mean_teacher": ["teacher"]}
         return {
-            term: self.supervision(logits, probs[source].argmax(1, keepdim=True))
+            term: self.supervision(logits, hard_labels(probs[source])[:, None])
             for term, names in sources.items()
             for source in names
             if self.wants(term)
@@ -153,7 +154,7 @@ class EUGMTStep(TrainStep):
         return image + (torch.randn_like(image) * self.noise_sd).clamp(-2 * self.noise_sd, 2 * self.noise_sd)
 
     def _selected(self, name: str, probs: Mapping[str, Tensor]) -> Tensor:
-        labels = probs[name].argmax(1)
+        labels = hard_labels(probs[name])
         return noisy_pixels(labels, probs["teacher"], trim=self.trim) if self.select == "noisy" else labels >= 0
 
     def _mix(self, arrays: list[Tensor], probs: Mapping[str, Tensor]) -> list[Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_ext.engines.step import TrainStep
+from monai_ext.functional.hard_labels import hard_labels
 
 PAIR = ("primary", "auxiliary")
 
@@ -26,7 +27,7 @@ def scm_targets(image: Tensor, teachers: Mapping[str, nn.Module]) -> tuple[dict[
         pseudo labels (B, 1, *S), each from the network's own copy, and logits (B, C, *S) of the *other* copy.
     """
     logits = {name: teachers[name](image) for name in PAIR}
-    pseudo = {name: logits[name].argmax(1, keepdim=True) for name in PAIR}
+    pseudo = {name: hard_labels(logits[name])[:, None] for name in PAIR}
     other = {"primary": logits["auxiliary"], "auxiliary": logits["primary"]}
     return pseudo, other
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 import torch
+from monai.data import MetaTensor
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
@@ -79,7 +80,7 @@ class TrainStep(ABC):
 
     def __call__(self, engine: SupervisedTrainer, batchdata: Mapping[str, Any]) -> dict[str, Any]:
         device = engine.state.device
-        batch = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batchdata.items()}
+        batch = {k: _plain(v, device) if isinstance(v, Tensor) else v for k, v in batchdata.items()}
         for student in self.students.values():
             student.train()
         weights = self.weights_at((engine.state.iteration - 1) / engine.state.epoch_length)
@@ -126,6 +127,11 @@ class TrainStep(ABC):
         scaler = _scaler(engine)
         (scaler.scale(loss) if scaler else loss).backward()
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+
+
+def _plain(array: Tensor, device: torch.device) -> Tensor:
+    """On the device and without MONAI's metadata, which every operation of a network would carry along."""
+    return (array.as_tensor() if isinstance(array, MetaTensor) else array).to(device, non_blocking=True)
 
 
 def _next(engine: SupervisedTrainer, iterator: Iterator[T]) -> T | None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from monai_ext.functional.hard_labels import hard_labels
+
 _TOLERANCE = 1e-6
 _SMALLEST_THRESHOLD = 2e-6
 
@@ -48,7 +50,7 @@ def confident_joint(labels: Tensor, probs: Tensor) -> Tensor:
         int64 (B, C, C).
     """
     passes = probs >= (confidence_thresholds(labels, probs)[..., None] - _TOLERANCE).to(probs.dtype)
-    best = _largest(probs.masked_fill(~passes, -1.0))
+    best = hard_labels(probs.masked_fill(~passes, -1.0))
     confident = _members(best, probs.shape[1]) & passes
     return (_members(labels, probs.shape[1])[:, :, None] & confident[:, None]).sum(-1)
 
@@ -109,22 +111,13 @@ def noisy_pixels(labels: Tensor, probs: Tensor, *, trim: bool = False, per_image
     wrong = (noisy_shares(confident_joint(given, trusted)) * sizes).round().long()
     noisy = _lowest(given, trusted.gather(1, given[:, None])[:, 0], sizes, wrong)
     if trim:
-        noisy &= _largest(trusted) != given
+        noisy &= hard_labels(trusted) != given
     return noisy.view(labels.shape)
 
 
 def _members(labels: Tensor, classes: int) -> Tensor:
     """(B, N) to bool (B, C, N)."""
     return labels[:, None] == torch.arange(classes, device=labels.device)[:, None]
-
-
-def _largest(values: Tensor) -> Tensor:
-    """(B, C, N) to the class of the largest value (B, N), the first of equals; many times faster than argmax here."""
-    top, best = values[:, 0], torch.zeros_like(values[:, 0], dtype=torch.long)
-    for number in range(1, values.shape[1]):
-        best = torch.where(values[:, number] > top, number, best)
-        top = torch.maximum(top, values[:, number])
-    return best
 
 
 def _lowest(labels: Tensor, values: Tensor, sizes: Tensor, wanted: Tensor) -> Tensor:

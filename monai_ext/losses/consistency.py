@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from monai_ext.functional.hard_labels import hard_labels
+
 
 def _voxel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """(B, *S), in float32 or wider."""
@@ -28,7 +30,7 @@ class CrossPseudoLoss(nn.Module):
             ValueError: the shapes differ.
         """
         _check_same(logits, other_logits)
-        return _voxel_cross_entropy(logits, other_logits.detach().argmax(1)).mean()
+        return _voxel_cross_entropy(logits, hard_labels(other_logits)).mean()
 
 
 def small_loss_selection(losses: Tensor, *, keep_fraction: float) -> Tensor:
