@@ -12,7 +12,7 @@ from typing import Any
 
 from monai_ext.handlers import run_info
 
-BENCHMARKS = ("seeds", "crf", "pa_seg_step", "whole_volume", "label_noise", "eugmt_step")
+BENCHMARKS = ("seeds", "crf", "pa_seg_step", "whole_volume", "label_noise", "eugmt_step", "cks_sharing")
 
 
 def main(arguments: list[str] | None = None) -> None:

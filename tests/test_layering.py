@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imports go down only: functional; losses, networks, transforms, metrics; data, bundle; handlers, engines."""
+"""Imports go down only: functional; losses, networks, transforms, metrics, inferers; data, bundle; handlers, engines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "monai_ext"
-MIDDLE = {"losses", "networks", "transforms", "metrics"}
+MIDDLE = {"losses", "networks", "transforms", "metrics", "inferers"}
 BELOW_DATA = MIDDLE | {"functional"}
 ALLOWED = {
     "": set(),

@@ -1,26 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """Datalists, points, phantoms: what is read before training starts; results as files that others open."""
 
+from monai_ext.data.cell_phantom import Exposure, cell_picture, draw_exposure
 from monai_ext.data.check import check_datalist, check_or_exit, format_table
+from monai_ext.data.coco import CocoReader, CocoWriter
+from monai_ext.data.collate_cells import collate_cells
 from monai_ext.data.datalist import labels_of, load_datalist
 from monai_ext.data.errors import DataFault
+from monai_ext.data.geojson import write_geojson
 from monai_ext.data.membrane_phantom import Stain, draw_stain, membrane_tile
 from monai_ext.data.mr_phantom import PhantomSpec, phantom_volume
-from monai_ext.data.phantoms import make_membrane_phantoms, make_phantoms
+from monai_ext.data.phantoms import make_cell_phantoms, make_membrane_phantoms, make_phantoms
 from monai_ext.data.points_io import LoadPointsd, PointSet, read_points, to_voxels, write_points
 from monai_ext.data.results_io import SaveDicomSegd
 from monai_ext.data.two_stream import TwoStreamDataset, draw_labeled, draw_or_exit, labeled_fraction
 
 __all__ = [
+    "CocoReader",
+    "CocoWriter",
     "DataFault",
+    "Exposure",
     "LoadPointsd",
     "PhantomSpec",
     "PointSet",
     "SaveDicomSegd",
     "Stain",
     "TwoStreamDataset",
+    "cell_picture",
     "check_datalist",
     "check_or_exit",
+    "collate_cells",
+    "draw_exposure",
     "draw_labeled",
     "draw_or_exit",
     "draw_stain",
@@ -28,11 +38,13 @@ __all__ = [
     "labeled_fraction",
     "labels_of",
     "load_datalist",
+    "make_cell_phantoms",
     "make_membrane_phantoms",
     "make_phantoms",
     "membrane_tile",
     "phantom_volume",
     "read_points",
     "to_voxels",
+    "write_geojson",
     "write_points",
 ]

@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from monai_ext.data.cell_phantom import cell_picture, draw_exposure
 from monai_ext.data.membrane_phantom import draw_stain, membrane_tile
 from monai_ext.data.mr_phantom import PhantomSpec, phantom_volume
 from monai_ext.data.points_io import PointSet, write_points
@@ -23,6 +25,9 @@ from monai_ext.functional.simulate_points import simulate_points
 
 _SECTIONS = ("training", "validation", "test")
 _WAIT_S = 600.0
+
+_Pictures: TypeAlias = tuple[dict[str, NDArray[Any]], PointSet | None]
+"""Pixels of the files of one picture by their key in the datalist, and its points, if there are any."""
 
 
 def make_phantoms(
@@ -98,7 +103,60 @@ def make_membrane_phantoms(
     """
     counts = {"training": training, "unlabeled": unlabeled, "validation": validation, "test": test}
     parameters = {**counts, "size": size, "tiles_per_field": tiles_per_field, "seed": seed}
-    return _make(Path(folder), parameters, lambda draft: _write_tiles(draft, parameters, list(counts)))
+
+    def draw(field: np.random.Generator, rng: np.random.Generator) -> _Pictures:
+        image, mask = membrane_tile(size, rng=rng, stain=draw_stain(field))
+        return {"image": image, "label": mask}, None
+
+    head = {"name": "membrane phantoms", "labels": {"0": "background", "1": "membrane"}}
+    layout: dict[str, Any] = {"sections": list(counts), "per_field": tiles_per_field, "folders": ("images", "labels")}
+    return _make(Path(folder), parameters, lambda draft: _write_pictures(draft, parameters, head, draw, **layout))
+
+
+def make_cell_phantoms(
+    folder: str | os.PathLike[str],
+    *,
+    training: int = 8,
+    validation: int = 4,
+    test: int = 4,
+    size: int = 128,
+    diameter_px: float = 18.0,
+    style: str = "nuclei",
+    seed: int = 0,
+) -> str:
+    """Write pictures of :func:`cell_picture` in the project's layout, unless the folder already holds this very set.
+
+    ``images/`` holds 8-bit and ``labels/`` 16-bit PNG files, the label maps of the cells, and ``points/`` a click for
+    each cell of the training pictures. Two pictures make a field: they share their exposure and their ``group``.
+    Training items carry ``label`` as well, for full supervision; training from points does not read it.
+
+    Args:
+        folder: where to write. Other files in it are left alone.
+        training: number of training pictures; likewise ``validation`` and ``test``.
+        size: height and width in pixels.
+        diameter_px: mean diameter of a cell.
+        style: see :func:`cell_picture`.
+        seed: together with a picture's section and number it fixes that picture, whatever the other counts are.
+
+    Returns:
+        The path of ``datalist.json``.
+
+    Raises:
+        FileExistsError: if the folder holds a ``datalist.json`` that is not a phantom's.
+        TimeoutError: if the writing process does not finish within ten minutes.
+        ValueError: at an unknown style.
+    """
+    counts = dict(zip(_SECTIONS, (training, validation, test), strict=True))
+    parameters = {**counts, "size": size, "diameter_px": diameter_px, "style": style, "seed": seed}
+
+    def draw(field: np.random.Generator, rng: np.random.Generator) -> _Pictures:
+        exposure = draw_exposure(field, diameter_px=diameter_px)
+        image, label, points = cell_picture(size, rng=rng, style=style, exposure=exposure)
+        return {"image": image, "label": label}, PointSet(("cell",) * len(points), points, "voxel")
+
+    head = {"name": "cell phantoms", "labels": {"0": "background", "1": "cell"}}
+    layout: dict[str, Any] = {"sections": _SECTIONS, "per_field": 2, "folders": ("images", "labels", "points")}
+    return _make(Path(folder), parameters, lambda draft: _write_pictures(draft, parameters, head, draw, **layout))
 
 
 def _make(root: Path, parameters: dict[str, Any], write: Callable[[Path], None]) -> str:
@@ -145,26 +203,36 @@ def _write_cases(root: Path, parameters: dict[str, Any], spec: PhantomSpec) -> N
     (root / "datalist.json").write_text(json.dumps({**datalist, "phantom": parameters}, indent=1))
 
 
-def _write_tiles(root: Path, parameters: dict[str, Any], sections: Sequence[str]) -> None:
-    for name in ("images", "labels"):
+def _write_pictures(
+    root: Path,
+    parameters: dict[str, Any],
+    head: dict[str, Any],
+    draw: Callable[[np.random.Generator, np.random.Generator], _Pictures],
+    *,
+    sections: Sequence[str],
+    per_field: int,
+    folders: Sequence[str],
+) -> None:
+    """Write what ``draw`` makes of the random states of a field and of a picture; points for training only."""
+    for name in folders:
         (root / name).mkdir()
     entries: dict[str, list[dict[str, str]]] = {section: [] for section in sections}
     for index, section in enumerate(sections):
-        for tile in range(parameters[section]):
-            field = tile // parameters["tiles_per_field"]
-            stain = draw_stain(np.random.default_rng([parameters["seed"], index, field]))
-            rng = np.random.default_rng([parameters["seed"], index, field, tile])
-            image, mask = membrane_tile(parameters["size"], rng=rng, stain=stain)
-            file = f"phantom_{section}_{tile:03d}.png"
-            item = {
-                "image": f"images/{file}",
-                "label": f"labels/{file}",
-                "group": f"phantom_{section}_field_{field:03d}",
-            }
-            Image.fromarray(image).save(root / item["image"])
-            Image.fromarray(mask).save(root / item["label"])
-            entries[section].append(item)
-    head = {"name": "membrane phantoms", "labels": {"0": "background", "1": "membrane"}}
+        for number in range(parameters[section]):
+            field = number // per_field
+            pictures, points = draw(
+                np.random.default_rng([parameters["seed"], index, field]),
+                np.random.default_rng([parameters["seed"], index, field, number]),
+            )
+            stem = f"phantom_{section}_{number:03d}"
+            item = {}
+            for key, pixels in pictures.items():
+                item[key] = f"{key}s/{stem}.png"
+                Image.fromarray(pixels).save(root / item[key])
+            if points is not None and section == "training":
+                item["points"] = f"points/{stem}.json"
+                write_points(root / item["points"], points)
+            entries[section].append(item | {"group": f"phantom_{section}_field_{field:03d}"})
     (root / "datalist.json").write_text(json.dumps({**head, **entries, "phantom": parameters}, indent=1))
 
 

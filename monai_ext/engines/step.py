@@ -58,6 +58,8 @@ class TrainStep(ABC):
         if ramp_unit not in ("epoch", "iteration"):
             raise ValueError(f"ramp_unit: found {ramp_unit!r}, expected 'epoch' or 'iteration'.")
         self.ramp_unit = ramp_unit
+        self.iteration = 0
+        """Number of finished iterations."""
         self.students = dict(students)
         self.weights = {name: float(weight) for name, weight in weights.items() if weight != 0}
         self.ramps = dict(ramps or {})
@@ -83,7 +85,8 @@ class TrainStep(ABC):
         batch = {k: _plain(v, device) if isinstance(v, Tensor) else v for k, v in batchdata.items()}
         for student in self.students.values():
             student.train()
-        weights = self.weights_at((engine.state.iteration - 1) / engine.state.epoch_length)
+        self.iteration = engine.state.iteration - 1
+        weights = self.weights_at(self.iteration / engine.state.epoch_length)
         output: dict[str, Any] = {"image": batch["image"], "loss": torch.zeros(()), "terms": {}, "weights": weights}
         engine.state.output = output
         passes = self.passes(batch)

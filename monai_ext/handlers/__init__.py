@@ -2,12 +2,14 @@
 """Behaviour attached to MONAI's trainers and evaluators."""
 
 from monai_ext.handlers.checkpoint import ResumableCheckpoint, SaveWeights
+from monai_ext.handlers.instance_metrics import InstanceGroups, InstanceMetricHandler
 from monai_ext.handlers.mean_teacher import MeanTeacher
 from monai_ext.handlers.metrics import HausdorffDistanceHandler, PooledSurfaceHandler, SurfaceDistanceHandler
 from monai_ext.handlers.overlays import CaseOverlays
 from monai_ext.handlers.progress import Progress
 from monai_ext.handlers.report import RunReport
 from monai_ext.handlers.reseed import Reseed
+from monai_ext.handlers.result_instances import ResultInstances
 from monai_ext.handlers.result_pictures import ResultPictures
 from monai_ext.handlers.run_info import run_info
 from monai_ext.handlers.snapshot_teacher import SnapshotTeacher
@@ -16,10 +18,13 @@ from monai_ext.handlers.term_log import TermLog
 __all__ = [
     "CaseOverlays",
     "HausdorffDistanceHandler",
+    "InstanceGroups",
+    "InstanceMetricHandler",
     "MeanTeacher",
     "PooledSurfaceHandler",
     "Progress",
     "Reseed",
+    "ResultInstances",
     "ResultPictures",
     "ResumableCheckpoint",
     "RunReport",

@@ -54,7 +54,7 @@ def draw_overlay(
     """
     masks = [mask for mask in (label, pred) if mask is not None]
     box = _view_box(masks, spacing_mm, context)
-    image = _window(image, rgb=pred.ndim == 2 and len(image) == 3)[(slice(None), *box)]
+    image = window(image, rgb=pred.ndim == 2 and len(image) == 3)[(slice(None), *box)]
     masks = [mask[box] for mask in masks]
     colours = [REFERENCE_RGB, PREDICTION_RGB][-len(masks) :]
     extent = np.array(masks[0].shape) * spacing_mm
@@ -78,8 +78,8 @@ def png_bytes(picture: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _window(image: NDArray[Any], *, rgb: bool) -> NDArray[np.float32]:
-    """Channels shown, (1 or 3, *S), scaled to 0..1."""
+def window(image: NDArray[Any], *, rgb: bool) -> NDArray[np.float32]:
+    """Channels shown, (1 or 3, *S), of an image (K, *S): its 1st to 99th percentile scaled to 0..1."""
     image = np.nan_to_num(image[:3] if rgb else image[:1]).astype(np.float32)
     low, high = np.percentile(image, [1, 99])
     return np.clip((image - low) / max(high - low, 1e-12), 0, 1)

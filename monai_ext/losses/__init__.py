@@ -6,10 +6,17 @@ from monai_ext.losses.crf import MultiViewCRFLoss
 from monai_ext.losses.distillation import SoftLabelDistillationLoss
 from monai_ext.losses.masked_consistency import MaskedConsistencyLoss
 from monai_ext.losses.partial import PartialLoss
+from monai_ext.losses.point_detection import PointDetectionLoss
 from monai_ext.losses.regularizers import EntropyLoss, MumfordShahLoss, SizeLoss, TotalVariationLoss
+from monai_ext.losses.sharing import BorderSharingLoss, CollapseLoss, ForegroundSharingLoss, InstanceSharingLoss
 from monai_ext.losses.variance import VarianceLoss
 
 __all__ = [
+    "PointDetectionLoss",
+    "InstanceSharingLoss",
+    "ForegroundSharingLoss",
+    "CollapseLoss",
+    "BorderSharingLoss",
     "CoTeachingLoss",
     "CrossPseudoLoss",
     "EntropyLoss",

@@ -1,6 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics beside MONAI's own."""
 
+from monai_ext.metrics.instance_ap import InstanceAveragePrecision
+from monai_ext.metrics.instance_dice import InstanceCountError, InstanceDice
 from monai_ext.metrics.surface import AverageSurfaceDistance, HausdorffDistance, PooledSurfaceDistance
 
-__all__ = ["AverageSurfaceDistance", "HausdorffDistance", "PooledSurfaceDistance"]
+__all__ = [
+    "AverageSurfaceDistance",
+    "HausdorffDistance",
+    "InstanceAveragePrecision",
+    "InstanceCountError",
+    "InstanceDice",
+    "PooledSurfaceDistance",
+]

@@ -2,7 +2,20 @@
 """Networks that neither MONAI nor torchvision has in this form."""
 
 from monai_ext.networks.attention_unet import InstanceNormAttentionUnet
+from monai_ext.networks.collaborator import Collaborator
+from monai_ext.networks.convnext_fpn import ConvNeXtFPN
 from monai_ext.networks.deeplabv3plus import DeepLabV3Plus
+from monai_ext.networks.point_instance_net import PointInstanceNet
+from monai_ext.networks.point_training import CellPredictions, PointTraining
 from monai_ext.networks.unet2p5d import UNet2p5d
 
-__all__ = ["DeepLabV3Plus", "InstanceNormAttentionUnet", "UNet2p5d"]
+__all__ = [
+    "CellPredictions",
+    "Collaborator",
+    "ConvNeXtFPN",
+    "DeepLabV3Plus",
+    "InstanceNormAttentionUnet",
+    "PointInstanceNet",
+    "PointTraining",
+    "UNet2p5d",
+]

@@ -36,3 +36,31 @@ class ToRGBd(MapTransform):
             rgb = image.repeat(3, 1, 1) if len(image) == 1 else image[:3]
             out[key] = rgb.to(torch.uint8)
         return out
+
+
+class ThreeChannelsd(MapTransform):
+    """Bring pictures (K, X, Y) of any type to three channels: one is repeated, two get a third of zeros, a fourth goes.
+
+    Args:
+        keys: pictures.
+
+    Raises:
+        ValueError: more than four channels.
+    """
+
+    def __init__(self, keys: KeysCollection, *, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """A shallow copy of ``data`` with the pictures."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            image: Tensor = out[key]
+            if image.ndim != 3 or len(image) > 4:
+                raise ValueError(f"{key}: found shape {tuple(image.shape)}, expected a picture of 1 to 4 channels.")
+            if len(image) == 1:
+                image = image.repeat(3, 1, 1)
+            elif len(image) == 2:
+                image = torch.cat([image, torch.zeros_like(image[:1])])
+            out[key] = image[:3]
+        return out

@@ -8,11 +8,12 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 from scipy.ndimage import generate_binary_structure, label
 
 from monai_ext.data import check_datalist, phantoms
-from monai_ext.data.phantoms import make_membrane_phantoms, make_phantoms
-from monai_ext.data.points_io import read_points
+from monai_ext.data.phantoms import _SECTIONS, make_cell_phantoms, make_membrane_phantoms, make_phantoms
+from monai_ext.data.points_io import LoadPointsd, read_points
 
 SMALL = {"shape": (32, 28, 20), "spacing_mm": (1.0, 1.0, 1.5)}
 TINY_SET = {**SMALL, "training": 2, "validation": 1, "test": 1}
@@ -171,3 +172,45 @@ def test_membrane_tiles_do_not_depend_on_other_sections_and_are_made_once(tmp_pa
     (tmp_path / "c/datalist.json").write_text("{}")
     with pytest.raises(FileExistsError, match="not a list of phantoms"):
         make_membrane_phantoms(tmp_path / "c", **TILES)
+
+
+CELLS = {"training": 3, "validation": 2, "test": 1, "size": 48, "diameter_px": 14.0}
+
+
+def test_cell_set_follows_the_data_contract(tmp_path):
+    path = make_cell_phantoms(tmp_path, **CELLS)
+    content = json.loads((tmp_path / "datalist.json").read_text())
+    assert path == str(tmp_path / "datalist.json")
+    assert content["labels"] == {"0": "background", "1": "cell"}
+    assert [len(content[s]) for s in ("training", "validation", "test")] == [3, 2, 1]
+    groups = [item["group"] for item in content["training"]]
+    assert groups[0] == groups[1] != groups[2]
+    assert all(("points" in item) == (item in content["training"]) for s in _SECTIONS for item in content[s])
+    rows = check_datalist(tmp_path / "datalist.json", tmp_path)
+    assert [len(row.instances) for row in rows] == [3, 2, 1]  # label maps of 16 bits
+    assert rows[0].instances == [points for points, _ in rows[0].points]
+
+
+def test_clicks_lie_on_their_cells_as_monai_reads_them(tmp_path):
+    make_cell_phantoms(tmp_path, **CELLS)
+    item = {"image": "images/phantom_training_000.png", "label": "labels/phantom_training_000.png"}
+    item |= {"points": "points/phantom_training_000.json"}
+    keys = ["image", "label"]
+    load = Compose([LoadImaged(keys), EnsureChannelFirstd(keys), LoadPointsd("points")])
+    data = load({key: str(tmp_path / file) for key, file in item.items()})
+    x, y = np.floor(data["points"] + 0.5).astype(int).T
+    np.testing.assert_array_equal(data["label"][0].numpy()[x, y], np.arange(1, len(x) + 1))
+    assert set(data["points_label"]) == {"cell"}
+
+
+def test_cell_pictures_do_not_depend_on_the_counts_and_are_made_once(tmp_path):
+    make_cell_phantoms(tmp_path / "a", **CELLS)
+    make_cell_phantoms(tmp_path / "b", **(CELLS | {"training": 1}))
+    same = [(tmp_path / name / "images/phantom_test_000.png").read_bytes() for name in "ab"]
+    assert same[0] == same[1]
+    before = (tmp_path / "a/images/phantom_test_000.png").stat().st_mtime_ns
+    make_cell_phantoms(tmp_path / "a", **CELLS)
+    assert (tmp_path / "a/images/phantom_test_000.png").stat().st_mtime_ns == before
+    make_cell_phantoms(tmp_path / "a", **(CELLS | {"training": 1, "style": "label_free"}))
+    assert [file.name for file in (tmp_path / "a/points").iterdir()] == ["phantom_training_000.json"]
+    assert (tmp_path / "a/images/phantom_test_000.png").read_bytes() != same[0]

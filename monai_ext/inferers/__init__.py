@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ways over an image that MONAI's inferers do not know."""
+
+from monai_ext.inferers.cells import CellInferer
+
+__all__ = ["CellInferer"]
