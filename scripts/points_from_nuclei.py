@@ -11,8 +11,8 @@ several channels that differ ``--channel`` takes one, the first is 0.
 How wide nuclei are is estimated for each picture and printed, and blobs from 0.6 to 1.2 times that are taken. Look at
 the rings of ``--picture``: where nuclei are split, missed or run together give ``--min_diameter_px`` and
 ``--max_diameter_px``; where faint ones are missed lower ``--threshold``, where background is taken raise it. A picture
-in which none is found gets no file. Nuclei far off their cells' centres, and cells without one, make such points
-unsuitable.
+in which none is found, or nothing stands out whose width could be estimated, gets no file. Nuclei far off their cells'
+centres, and cells without one, make such points unsuitable.
 
 The CKS paper takes its points from a stain by blob detection and gives no parameters. Here intensities are scaled from
 the 1st to the 99.9th percentile and their root is taken, so that faint nuclei beside bright ones are found.
@@ -41,8 +41,10 @@ NARROW, WIDE = 0.6, 1.2
 SIGMA_OF_DIAMETER = 1 / (2 * np.sqrt(2))
 """A blob of radius r answers most to a Gaussian of sigma r / sqrt(2)."""
 SIGMAS, OVERLAP = 6, 0.4
-LARGEST_PART = 6
-"""A nucleus as wide as the picture's shorter side by this is taken for glow, which is then subtracted."""
+LARGEST_PART = 1 / 3
+"""A foreground wider than this part of the picture's shorter side is taken for glow, which is then subtracted."""
+LEAST_CONTRAST = 0.68
+"""Least share of the variance that Otsu's two classes explain; of Gaussian noise they explain 2 / pi = 0.64."""
 PICTURE_PX = 1000
 
 
@@ -68,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.picture:
             _draw(options.out / "pictures" / f"{stem}.png", stain, nuclei)
         total += len(nuclei)
-        none = "" if len(nuclei) else ", no file written"
-        print(f"{path.name}: {len(nuclei)} nuclei of {bounds[0]:.1f} to {bounds[1]:.1f} px{none}")
+        sizes = f"of {bounds[0]:.1f} to {bounds[1]:.1f} px" if bounds[1] else "stand out"
+        print(f"{path.name}: {len(nuclei)} nuclei {sizes}{'' if len(nuclei) else ', no file written'}")
     print(f"{total} nuclei in {len(images)} pictures; written: {options.out}")
 
 
@@ -103,7 +105,7 @@ def stretch(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def estimate_diameter(stain: NDArray[np.float64]) -> float:
-    """Typical width of the nuclei of a stretched picture (H, W), in pixels; 0 where there is no foreground.
+    """Typical width of the nuclei of a stretched picture (H, W), in pixels; 0 where no foreground stands out.
 
     Twice the median, weighted by itself, of the radii of the largest discs inside Otsu's foreground: touching nuclei
     have a disc each.
@@ -111,7 +113,7 @@ def estimate_diameter(stain: NDArray[np.float64]) -> float:
     side = min(stain.shape)
     smooth = gaussian_filter(stain, 1)
     width = _disc_width(smooth)
-    if width > side / LARGEST_PART:
+    if width > side * LARGEST_PART:
         width = _disc_width(np.clip(smooth - gaussian_filter(smooth, side / 20), 0, None))
     return width
 
@@ -119,7 +121,11 @@ def estimate_diameter(stain: NDArray[np.float64]) -> float:
 def _disc_width(smooth: NDArray[np.float64]) -> float:
     if not np.ptp(smooth):
         return 0.0
-    depth = distance_transform_edt(binary_opening(smooth > threshold_otsu(smooth)))
+    bright = smooth > threshold_otsu(smooth)
+    apart = smooth[bright].mean() - smooth[~bright].mean()
+    if bright.mean() * (1 - bright.mean()) * apart**2 < LEAST_CONTRAST * smooth.var():
+        return 0.0
+    depth = distance_transform_edt(binary_opening(bright))
     peaks = peak_local_max(gaussian_filter(depth, 1), min_distance=2, threshold_abs=1.5, exclude_border=False)
     radii = np.sort(depth[tuple(peaks.T)])
     weights = np.cumsum(radii)
@@ -133,7 +139,7 @@ def find_nuclei(
 
     Args:
         stain: (H, W) in [0, 1].
-        diameters_px: least and greatest diameter sought.
+        diameters_px: least and greatest diameter that the filter is made for; smaller blobs answer it less.
         method: ``log`` (Laplacian of Gaussian) or ``dog`` (difference of Gaussians, which is faster).
         threshold: least answer of the filter; a lone white disc on black answers some 0.7.
 
@@ -186,9 +192,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> float:
-    if not 0 < float(text) < np.inf:
-        raise ValueError
-    return float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < np.inf:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number above 0")
+    return value
 
 
 if __name__ == "__main__":

@@ -98,6 +98,8 @@ class ShiftedInstanceNorm(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.shift = nn.Parameter(torch.zeros(channels))
+        self.scale: Tensor
+        self.register_buffer("scale", torch.ones(channels), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.instance_norm(x, eps=1e-6) + self.shift.view(-1, *[1] * (x.ndim - 2))
+        return F.instance_norm(x, weight=self.scale, bias=self.shift, eps=1e-6)
