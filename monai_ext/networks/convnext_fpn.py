@@ -90,8 +90,9 @@ class ConvNeXtFPN(nn.Module):
 
 
 def _load(network: nn.Module, path: Path) -> None:
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    try:
-        network.load_state_dict(state)
-    except (RuntimeError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: found other weights than torchvision's of this ConvNeXt: {error}.") from error
+    state, own = torch.load(path, map_location="cpu", weights_only=True), network.state_dict()
+    differ = sorted(own.keys() ^ state.keys()) or [name for name in own if own[name].shape != state[name].shape]
+    if differ:
+        shown = ", ".join(differ[:3]) + (", ..." if len(differ) > 3 else "")
+        raise ValueError(f"{path}: {len(differ)} keys differ from torchvision's ConvNeXt of this size ({shown}).")
+    network.load_state_dict(state)

@@ -89,9 +89,7 @@ class PointInstanceNet(nn.Module):
             locations (N, 2), scores (N,), mask logits (N, window_px, window_px), first pixels of the windows (N, 2).
         """
         levels = self.features(image)
-        locations, scores, _ = self.locate(self.detect(levels))
-        inside = (locations[:, 0] < image.shape[2]) & (locations[:, 1] < image.shape[3])  # not in the padding
-        locations, scores = locations[inside], scores[inside]
+        locations, scores, _ = self.locate(self.detect(levels), image.shape[2], image.shape[3])
         logits, origin = self.segment(
             levels[0], locations, torch.zeros(len(locations), dtype=torch.long, device=image.device)
         )
@@ -113,14 +111,19 @@ class PointInstanceNet(nn.Module):
         return found
 
     @torch.jit.export
-    def locate(self, detections: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    def locate(
+        self, detections: list[tuple[Tensor, Tensor]], height: int, width: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """One detection a cell.
+
+        Args:
+            detections: what :py:meth:`detect` gives.
+            height, width: of the images; detections off them, as in the padding, take out no others.
 
         Returns:
             locations (N, 2), scores (N,) and images int64 (N,); within an image by falling score.
         """
         batch = detections[0][0].shape[0]
-        height, width = detections[0][0].shape[2] * self.stride, detections[0][0].shape[3] * self.stride
         locations, scores, images = [], [], []
         for number in range(batch):
             places, values, stride = [], [], self.stride

@@ -58,7 +58,7 @@ class PointTraining(nn.Module):
         places = locations
         if self.replace_px > 0:
             with torch.no_grad():
-                found, scores, image_of_found = network.locate(detections)
+                found, scores, image_of_found = network.locate(detections, image.shape[2], image.shape[3])
                 places = replace_by_proposals(
                     locations, of_image, found, image_of_found, scores, radius_px=self.replace_px
                 )
