@@ -32,18 +32,28 @@ eugmt)
     step "evaluation on the test phantoms" evaluating "train small datasets/phantom_membrane demo evaluate"
     step "inference" inference "inference small"
     ;;
+cks)
+    cd bundles/cks
+    step "points in eight pictures: two unlike networks teach each other" training "train small demo"
+    step "evaluation on the test phantoms" evaluating "train small demo evaluate"
+    step "inference" inference "inference small"
+    ;;
 *)
-    echo "There is no bundle '$bundle'; there are: pa_seg_3d, eugmt" >&2
+    echo "There is no bundle '$bundle'; there are: pa_seg_3d, eugmt, cks" >&2
     exit 1
     ;;
 esac
 rm demo.log
 python - <<'END'
-import csv, pathlib, statistics
+import csv, json, pathlib, statistics
 folder = pathlib.Path("output/evaluation")
-with open(folder / "val_mean_dice_raw.csv") as file:
-    dice = [float(row["mean"]) for row in csv.DictReader(file)]
-print(f"Dice on {len(dice)} test phantoms: {statistics.fmean(dice):.3f}")
+pooled = json.loads((folder / "report.json").read_text()).get("pooled", {})
+if "ap50" in pooled:
+    print(f"On the test phantoms: AP50 {pooled['ap50']:.3f}, Dice {pooled['dice']:.3f}")
+else:
+    with open(folder / "val_mean_dice_raw.csv") as file:
+        dice = [float(row["mean"]) for row in csv.DictReader(file)]
+    print(f"Dice on {len(dice)} test phantoms: {statistics.fmean(dice):.3f}")
 print(f"Segmentations: {pathlib.Path('output/inference').resolve()}")
 print(f"Report: {(folder / 'report.html').resolve()}")
 END

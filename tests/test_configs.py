@@ -27,7 +27,7 @@ METADATA = {
 }  # fmt: skip
 SMOKE = {
     "phantom_dir", "phantom", "patch_size", "batch_size", "max_epochs", "ramp_epochs", "refresh_epochs", "crf_radius",
-    "mix_grid", "progress",
+    "mix_grid", "progress", "crop_px", "epoch_iterations", "finetune_epochs", "warm_up_iterations",
 }  # fmt: skip
 MONAI_HOMES = ("transforms", "data", "networks.nets", "engines", "handlers", "inferers", "losses", "metrics")
 

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_ext.data import make_membrane_phantoms, make_phantoms, membrane_tile
+from monai_ext.data import make_cell_phantoms, make_membrane_phantoms, make_phantoms, membrane_tile
 from tests.test_docs import PAGES, ROOT, commands_of
 
 pytestmark = pytest.mark.slow
@@ -43,6 +43,18 @@ SHRUNK = {
         "max_epochs": 1,
         "batch_size": 2,
         "mix_grid": 4,
+    },
+    "cks": {
+        "phantom": {"training": 2, "validation": 2, "test": 2, "size": 64, "diameter_px": 12},
+        "backbone_size": "micro",
+        "channels": 8,
+        "mask_channels": 8,
+        "window_px": 32,
+        "crop_px": [48, 48],
+        "max_epochs": 1,
+        "epoch_iterations": 2,
+        "finetune_epochs": 1,
+        "warm_up_iterations": 1,
     },
 }
 """Bundle to key to value, wherever the key has a plain value in its configurations and in its tables' values."""
@@ -87,6 +99,29 @@ def tiles(folder: Path) -> None:
     make_membrane_phantoms(folder, **SHRUNK["eugmt"]["phantom"])
 
 
+def cells(folder: Path) -> None:
+    """A set of cells in the project's layout."""
+    make_cell_phantoms(folder, **SHRUNK["cks"]["phantom"])
+
+
+def stained_nuclei(folder: Path) -> None:
+    """Pictures of nuclei alone."""
+    cells(folder / "phantom")
+    for path in (folder / "phantom/images").glob("*.png"):
+        shutil.move(path, folder / path.name)
+    shutil.rmtree(folder / "phantom")
+
+
+def fluorescence(folder: Path) -> None:
+    """The Data Science Bowl's files: one picture under all the names that the committed split gives."""
+    cells(folder / "phantom")
+    split = (ROOT / "scripts/splits/dsb2018_fluorescence.json").read_text(encoding="utf8")
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir()
+        for name in set(re.findall(r"\b[0-9a-f]{16}\b", split)):
+            shutil.copy(folder / "phantom" / kind / "phantom_training_000.png", folder / kind / f"{name}.png")
+
+
 def fields(folder: Path) -> None:
     """Four fields of tissue and, beside them, masks of three."""
     masks = folder.with_name("masks")
@@ -120,6 +155,13 @@ DATA = {
     "data/her2": tiles,
     "data/cnseg": tiles,
     "dsb2018_histology": histology,
+    "data/dsb2018_fluorescence": cells,
+    "data/livecell": cells,
+    "data/a431": cells,
+    "data/tissuenet": cells,
+    "data/nuclei": stained_nuclei,
+    "data/my_cells": cells,
+    "dsb2018_fluorescence": fluorescence,
 }
 """Folder that the pages or the data set overlays name, and what makes it."""
 

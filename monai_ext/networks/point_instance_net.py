@@ -111,9 +111,7 @@ class PointInstanceNet(nn.Module):
         return found
 
     @torch.jit.export
-    def locate(
-        self, detections: list[tuple[Tensor, Tensor]], height: int, width: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def locate(self, detections: list[tuple[Tensor, Tensor]], height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """One detection a cell.
 
         Args:

@@ -16,7 +16,7 @@ import pytest
 from monai.bundle import ConfigWorkflow
 from monai.utils import set_determinism
 
-from monai_ext.data import make_membrane_phantoms, make_phantoms
+from monai_ext.data import make_cell_phantoms, make_membrane_phantoms, make_phantoms
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 COUNTS = {"training": 2, "validation": 2, "test": 1, "shape": [32, 32, 24]}
@@ -24,7 +24,13 @@ NETWORK = {
     "_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [4, 8], "strides": [2],
 }  # fmt: skip
 AUXILIARY = NETWORK | {"_target_": "AttentionUnet"}
+CELL_NETWORK = {
+    "_target_": "monai_ext.networks.PointInstanceNet",
+    "backbone": {"_target_": "monai_ext.networks.ConvNeXtFPN", "size": "micro", "channels": 8},
+    "channels": 8, "mask_channels": 8, "window_px": 32,
+}  # fmt: skip
 TILES = {"training": 2, "unlabeled": 4, "validation": 2, "test": 2, "size": 32}
+CELLS = {"training": 2, "validation": 2, "test": 2, "size": 64, "diameter_px": 12}
 
 
 class Bundle:
@@ -85,6 +91,16 @@ class EUGMTBundle(Bundle):
 
     def tiny(self):
         return {**super().tiny(), "patch_size": [32, 32]}
+
+
+class CKSBundle(Bundle):
+    """CKS's configurations likewise."""
+
+    configs, network = BUNDLES / "cks/configs", CELL_NETWORK
+    phantom, make_phantoms, first_stage = CELLS, staticmethod(make_cell_phantoms), "training"
+
+    def tiny(self):
+        return {**super().tiny(), "crop_px": [48, 48]}
 
 
 def start(*arguments, folder, program=("-m", "monai.bundle")):
@@ -203,6 +219,27 @@ def make_eugmt(tmp_path_factory):
 @pytest.fixture
 def eugmt(tmp_path, make_eugmt):
     return make_eugmt(tmp_path / "bundle")
+
+
+@pytest.fixture(scope="session")
+def make_cks(tmp_path_factory):
+    """Gives CKS's bundle, that writes under the folder it is called with."""
+    folder = tmp_path_factory.mktemp("cells")
+    make_cell_phantoms(folder, **CELLS)
+    return lambda root: CKSBundle(root, folder)
+
+
+@pytest.fixture
+def cks(tmp_path, make_cks):
+    return make_cks(tmp_path / "bundle")
+
+
+@pytest.fixture(scope="session")
+def trained_cks(tmp_path_factory, make_cks):
+    """CKS's bundle after training: read from it, write elsewhere."""
+    bundle = make_cks(tmp_path_factory.mktemp("trained_cks"))
+    bundle.run("train", "smoke")
+    return bundle
 
 
 @pytest.fixture(scope="session")

@@ -68,6 +68,23 @@ def test_two_processes_train_two_students_and_their_teacher(eugmt, command_line)
     eugmt.run("inference", workflow_type="infer")
 
 
+def test_two_processes_train_two_unlike_networks(cks, command_line):
+    cks.copy_configs()
+    overlay = {
+        "run": [
+            "$@train#trainer.run()",
+            "$torch.save([n.state_dict() for n in @networks], @bundle_root + '/rank%d.pt' % @rank)",
+        ],
+        "networks": "$[@principal, @collaborator]",
+    }
+    principal, collaborator = torchrun(cks, command_line, **overlay)
+    assert [row["epoch"] for row in cks.metrics()] == ["1", "2"]
+    saved = torch.load(cks.root / "models/checkpoint.pt", weights_only=True)
+    for role, network in (("principal", principal), ("collaborator", collaborator)):
+        assert all(torch.equal(saved[role][name.removeprefix("module.")], network[name]) for name in network)
+    cks.run("inference", workflow_type="infer")
+
+
 def test_two_processes_train_stage_two(stage_one, bundle, command_line):
     shutil.copytree(stage_one.root / "models", bundle.copy_configs() / "models")
     overlay = {"second": "@auxiliary", "auxiliary_def": bundle.auxiliary, "refresh_epochs": 1, "max_epochs": 2}

@@ -22,7 +22,9 @@ def counted(pairs, last):
 
 def unet_pairs(channels, in_channels=3):
     down = [p for a, b in zip((in_channels, *channels), channels, strict=False) for p in ((a, b), (b, b))]
-    up = [p for fine, coarse in zip(channels, channels[1:], strict=False) for p in ((fine + coarse, fine), (fine, fine))]
+    up = [
+        p for fine, coarse in zip(channels, channels[1:], strict=False) for p in ((fine + coarse, fine), (fine, fine))
+    ]
     return down + up
 
 
