@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imports go down only: functional; losses, networks, transforms, metrics, inferers; data, bundle; handlers, engines."""
+"""Imports go down only: functional; losses to inferers (MIDDLE); data, bundle; handlers, engines."""
 
 from __future__ import annotations
 

@@ -48,9 +48,10 @@ class CaseOverlays:
             moved the prediction to another.
         pred_key: prediction, one-hot (C, *S) with the background in channel 0, or a label map (1, *S).
         label_key: reference, like the prediction; a case may lack it.
-        instances: label values are objects, not classes: Dice is of all objects together instead of the mean over
-            the classes present.
+        instances: label values are objects, not classes, of which only the first channel is looked at: Dice is of all
+            objects together instead of the mean over the classes present.
         context: margin around the objects, in multiples of their largest extent; ``None`` shows the whole image.
+        side_px: length of a picture's longest side.
         summary_writer: a TensorBoard ``SummaryWriter`` that gets the same pictures.
     """
 
@@ -63,12 +64,14 @@ class CaseOverlays:
         label_key: str = "label",
         instances: bool = False,
         context: float | None = 1.0,
+        side_px: int = 320,
         summary_writer: Any | None = None,
     ) -> None:
         self.folder = Path(output_dir) / OVERLAYS
         self.keys = (image_key, pred_key, label_key)
         self.instances = instances
         self.context = context
+        self.side_px = side_px
         self.summary_writer = summary_writer
         self._cases: list[_Case] = []
 
@@ -100,12 +103,17 @@ class CaseOverlays:
                 f"{name}: '{self.keys[1]}' has the spatial shape {tuple(pred.shape[1:])} and '{self.keys[2]}' "
                 f"{tuple(label.shape[1:])}, expected the same grid."
             )
-        maps = [_label_map(mask) for mask in (pred, label) if mask is not None]
+        maps = [_label_map(mask[:1] if self.instances else mask) for mask in (pred, label) if mask is not None]
         dice = None if label is None else dice_score(*maps, instances=self.instances)
         affine = next((np.asarray(x.affine) for x in (pred, label, image) if isinstance(x, MetaTensor)), np.eye(4))
         (shown, *maps), spacing_mm = _turn([_on_grid(image, pred, name), *(m[None] for m in maps)], affine)
         picture = draw_overlay(
-            shown, *(m[0] for m in maps), spacing_mm=spacing_mm, letters=shown.ndim == 4, context=self.context
+            shown,
+            *(m[0] for m in maps),
+            spacing_mm=spacing_mm,
+            letters=shown.ndim == 4,
+            context=self.context,
+            side_px=self.side_px,
         )
         return _Case(name, dice, png_bytes(picture))
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,10 +23,8 @@ def counted(pairs, last):
 
 
 def unet_pairs(channels, in_channels=3):
-    down = [p for a, b in zip((in_channels, *channels), channels, strict=False) for p in ((a, b), (b, b))]
-    up = [
-        p for fine, coarse in zip(channels, channels[1:], strict=False) for p in ((fine + coarse, fine), (fine, fine))
-    ]
+    down = [p for before, width in pairwise((in_channels, *channels)) for p in ((before, width), (width, width))]
+    up = [p for fine, coarse in pairwise(channels) for p in ((fine + coarse, fine), (fine, fine))]
     return down + up
 
 
