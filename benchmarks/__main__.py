@@ -12,7 +12,16 @@ from typing import Any
 
 from monai_ext.handlers import run_info
 
-BENCHMARKS = ("seeds", "crf", "pa_seg_step", "whole_volume", "label_noise", "eugmt_step", "cks_sharing")
+BENCHMARKS = (
+    "seeds",
+    "crf",
+    "pa_seg_step",
+    "whole_volume",
+    "label_noise",
+    "eugmt_step",
+    "cks_sharing",
+    "cks_inference",
+)
 
 
 def main(arguments: list[str] | None = None) -> None:

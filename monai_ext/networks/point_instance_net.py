@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.convnext import LayerNorm2d
 
 from monai_ext.functional.instance_map import paint_instances
 from monai_ext.functional.point_nms import distance_nms
@@ -28,6 +29,8 @@ class PointInstanceNet(nn.Module):
         detection_levels: number of scales that cells are detected at, from the finest on. The paper says all four; its
             code uses three, as few points have a grid location near enough at stride 32.
         position_encoding: ``"learned"`` from the features at the cell, or ``"fixed"``, the same for all (Table II).
+        norm: of the heads: ``"instance"`` normalises each channel over the image as the paper's code does; ``"layer"``
+            all channels of a pixel, which does not depend on how much of the image is empty.
         nms_px: detections closer than this are one cell.
         score_threshold: detections below it are dropped.
 
@@ -44,6 +47,7 @@ class PointInstanceNet(nn.Module):
         window_px: int = 96,
         detection_levels: int = 3,
         position_encoding: str = "learned",
+        norm: str = "instance",
         nms_px: float = 8.0,
         score_threshold: float = 0.2,
     ) -> None:
@@ -54,18 +58,18 @@ class PointInstanceNet(nn.Module):
             raise ValueError(f"detection_levels: found {detection_levels}, expected 1 to {len(STRIDES)}.")
         if position_encoding not in ("learned", "fixed"):
             raise ValueError(f"position_encoding: found {position_encoding!r}, expected 'learned' or 'fixed'.")
+        if norm not in ("instance", "layer"):
+            raise ValueError(f"norm: found {norm!r}, expected 'instance' or 'layer'.")
         self.backbone = backbone
         self.stride, self.divisor = STRIDES[0], STRIDES[-1]
         self.window_px = window_px
         self.detection_levels = detection_levels
         self.nms_px = nms_px
         self.score_threshold = score_threshold
-        self.detector = _convolutions(channels, channels, 4)
+        self.detector = _convolutions(channels, 4, norm)
         self.score = nn.Conv2d(channels, 1, 1)
         self.offset = nn.Conv2d(channels, 2, 1)
-        self.trunk = nn.Sequential(
-            _convolutions(channels, channels, 3), nn.Conv2d(channels, mask_channels, 3, padding=1)
-        )
+        self.trunk = nn.Sequential(_convolutions(channels, 3, norm), nn.Conv2d(channels, mask_channels, 3, padding=1))
         self.encoding: nn.Module
         if position_encoding == "learned":
             self.encoding = LearnedEncoding(channels, mask_channels)
@@ -204,12 +208,15 @@ class FixedEncoding(nn.Module):
         return self.mix(ramps[None]).expand(len(locations), -1, -1, -1)
 
 
-def _convolutions(in_channels: int, channels: int, number: int) -> nn.Sequential:
-    """3x3 convolutions, each channel normalised over the image."""
+def _convolutions(channels: int, number: int, norm: str) -> nn.Sequential:
+    """3x3 convolutions with normalisation and ReLU."""
     layers: list[nn.Module] = []
-    for first in range(number):
-        layers.append(nn.Conv2d(in_channels if first == 0 else channels, channels, 3, padding=1, bias=False))
-        layers += [nn.InstanceNorm2d(channels, eps=1e-6, affine=True), nn.ReLU()]
+    for _ in range(number):
+        layers.append(nn.Conv2d(channels, channels, 3, padding=1, bias=False))
+        layers.append(
+            nn.InstanceNorm2d(channels, eps=1e-6, affine=True) if norm == "instance" else LayerNorm2d(channels)
+        )
+        layers.append(nn.ReLU())
     return nn.Sequential(*layers)
 
 

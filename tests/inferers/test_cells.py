@@ -91,14 +91,14 @@ def test_tiles_answer_for_each_pixel_once(tile, overlap):
 
 
 @pytest.mark.parametrize("tile", [33, 40, 64])
-@pytest.mark.parametrize("sides", [(100, 91), (130, 30), (41, 150), (65, 64)])
+@pytest.mark.parametrize("sides", [(75, 66), (100, 30), (41, 100), (65, 64)])
 def test_tiles_give_what_the_whole_image_gives(sides, tile):
     picture = picture_of_discs(sides, scattered(sides, apart=6))
     whole = CellInferer()(picture, Discs())
     network = Discs()
     found = CellInferer(tile)(picture, network)
     assert torch.equal(found, whole)
-    assert whole[0, 0].max() > 20
+    assert whole[0, 0].max() > 15
     assert len(network.seen) > 1
     assert max(max(sides) for sides in network.seen) <= tile
 
@@ -112,11 +112,7 @@ def test_no_cell_is_cut_or_doubled_or_lost_along_tile_borders(slip):
     found = CellInferer(40)(picture, Discs(slip=slip))[0, 0]
     assert found.max() == len(centres)
     assert torch.equal(found > 0, picture[0, 0] > 0)
-    single = [len(found[max(i - RADIUS, 0) : i + RADIUS + 1, j].unique()) for i, j in centres]
-    assert len({float(found[i, j]) for i, j in centres}) == len(centres)
-    assert min(single) >= 1
-    sizes = torch.bincount(found.long().flatten())[1:]
-    assert torch.equal(sizes, torch.bincount(CellInferer()(picture, Discs())[0, 0].long().flatten())[1:])
+    assert torch.equal(found, CellInferer()(picture, Discs())[0, 0])
 
 
 def test_an_image_of_the_tiles_size_is_taken_whole():
@@ -184,15 +180,14 @@ def test_overlaps_that_do_not_fit():
     assert CellInferer(40, overlap_px=16)(picture, Discs())[0, 0].max() == 1
 
 
-@pytest.mark.parametrize("scripted", [False, True])
-def test_a_network_scripted_or_not(scripted):
+def test_a_real_network_and_its_script():
     torch.manual_seed(0)
     backbone = ConvNeXtFPN(1, size="micro", channels=8)
     network = PointInstanceNet(backbone, channels=8, mask_channels=8, window_px=16, score_threshold=0.5).eval()
-    if scripted:
-        network = torch.jit.script(network)
-    image = torch.randn(1, 1, 48, 80)
+    image = torch.randn(1, 1, 32, 56)
     with torch.no_grad():
         _, scores, logits, origin = network.instances(image)
-        assert torch.equal(CellInferer()(image, network), paint_instances(logits, origin, scores, 48, 80))
-        assert CellInferer(40)(image, network).shape == (1, 2, 48, 80)
+        assert len(scores) > 0
+        assert torch.equal(CellInferer()(image, network), paint_instances(logits, origin, scores, 32, 56))
+        tiled = CellInferer(40)(image, network)
+        torch.testing.assert_close(CellInferer(40)(image, torch.jit.script(network)), tiled)

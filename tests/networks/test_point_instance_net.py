@@ -288,9 +288,9 @@ def test_any_size_gives_numbered_cells(sides):
             assert torch.equal(network(image)[0], label[number])
 
 
-@pytest.mark.parametrize("encoding", ["learned", "fixed"])
-def test_scripted_equals_eager(encoding):
-    network = find_some(small(position_encoding=encoding).eval(), torch.randn(1, 3, 64, 64))
+@pytest.mark.parametrize(("encoding", "norm"), [("learned", "instance"), ("fixed", "layer")])
+def test_scripted_equals_eager(encoding, norm):
+    network = find_some(small(position_encoding=encoding, norm=norm).eval(), torch.randn(1, 3, 64, 64))
     scripted = torch.jit.script(network)
     assert (scripted.window_px, scripted.nms_px) == (WINDOW, 8.0)
     with torch.no_grad():
@@ -325,13 +325,9 @@ def test_no_cell_has_a_gradient():
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_shifted_image_has_shifted_cells(axis):
-    """Normalisation over the image sees all of it, and padding with zeros its border: without the one, far from the
+    """Instance normalisation sees all of the image, and padding with zeros its border: without the one, far from the
     other, 32 px on are 32 px on. The image is long, as the network sees over 300 px to each side."""
-    network = small().eval()
-    for layers in (network.detector, network.trunk[0]):
-        for n, layer in enumerate(layers):
-            if isinstance(layer, torch.nn.InstanceNorm2d):
-                layers[n] = torch.nn.Identity()
+    network = small(norm="layer").eval()
     scene = torch.randn(1, 3, 32, 992)
     views = [scene[..., :960], scene[..., 32:]]
     if axis == 0:
@@ -352,14 +348,28 @@ def test_a_shifted_image_has_shifted_cells(axis):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("encoding", ["learned", "fixed"])
-def test_every_parameter_learns(encoding):
-    network = small(position_encoding=encoding)
+@pytest.mark.parametrize(("encoding", "norm"), [("learned", "layer"), ("fixed", "instance")])
+def test_every_parameter_learns(encoding, norm):
+    network = small(position_encoding=encoding, norm=norm)
     levels = network.features(torch.randn(2, 3, 64, 64))
     logits, _ = network.segment(levels[0], random_locations(8), torch.arange(8) % 2)
     terms = [logits.square().mean(), *(x.square().mean() for said in network.detect(levels) for x in said)]
     sum(terms).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+@pytest.mark.parametrize("norm", ["instance", "layer"])
+def test_heads_are_convolutions_normalised(norm):
+    network = small(norm=norm)
+    assert sum(p.numel() for p in network.detector.parameters()) == 4 * (9 * 8 * 8 + 2 * 8)
+    x, expected = features(), features()
+    for weight in [p for p in network.detector.parameters() if p.ndim == 4]:
+        expected = F.conv2d(expected, weight, padding=1)
+        axes = (2, 3) if norm == "instance" else 1
+        variance, mean = torch.var_mean(expected, axes, correction=0, keepdim=True)
+        expected = ((expected - mean) / (variance + 1e-6).sqrt()).clamp_min(0)
+    torch.testing.assert_close(network.detector(x), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(network.detector(x[:1])[0], network.detector(x)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_one_channel():
