@@ -15,7 +15,10 @@ from monai_ext.handlers.draw import PREDICTION_RGB, REFERENCE_RGB
 from monai_ext.handlers.report_data import Cases, Epochs, Picture
 from monai_ext.handlers.report_page import legend, tiles
 
-_ACRONYMS = {"dice": "Dice", "iou": "IoU", "asd": "ASD", "hd95": "HD95", "px": "(px)", "mm": "(mm)"}
+_ACRONYMS = {
+    "dice": "Dice", "iou": "IoU", "asd": "ASD", "hd95": "HD95", "px": "(px)", "mm": "(mm)",
+    "ap50": "AP50", "ap75": "AP75", "map": "mAP", "coco": "COCO",
+}  # fmt: skip
 _LABELS = {
     "dice": "Dice",
     "mean_dice": "Dice",
@@ -24,7 +27,7 @@ _LABELS = {
     "hd95": "HD95 (mm)",
     "lr": "learning rate",
 }
-_HIGHER_IS_BETTER = ("dice", "iou", "aji", "f1", "precision", "recall", "accuracy", "ap")
+_HIGHER_IS_BETTER = ("dice", "iou", "aji", "f1", "precision", "recall", "accuracy", "ap", "ap50", "ap75", "map")
 _LOWER_IS_BETTER = ("assd", "asd", "hd", "hd95", "distance", "loss", "error")
 
 

@@ -29,8 +29,8 @@ class PointInstanceNet(nn.Module):
         detection_levels: number of scales that cells are detected at, from the finest on. The paper says all four; its
             code uses three, as few points have a grid location near enough at stride 32.
         position_encoding: ``"learned"`` from the features at the cell, or ``"fixed"``, the same for all (Table II).
-        norm: of the heads: ``"instance"`` normalises each channel over the image as the paper's code does; ``"layer"``
-            all channels of a pixel, which does not depend on how much of the image is empty.
+        detector_norm: of the detection head: ``"instance"`` normalises each channel over the image, as the paper's code
+            does; ``"layer"`` all channels of a pixel, so that how empty the rest of the image is does not matter.
         nms_px: detections closer than this are one cell.
         score_threshold: detections below it are dropped.
 
@@ -47,7 +47,7 @@ class PointInstanceNet(nn.Module):
         window_px: int = 96,
         detection_levels: int = 3,
         position_encoding: str = "learned",
-        norm: str = "instance",
+        detector_norm: str = "instance",
         nms_px: float = 8.0,
         score_threshold: float = 0.2,
     ) -> None:
@@ -58,18 +58,18 @@ class PointInstanceNet(nn.Module):
             raise ValueError(f"detection_levels: found {detection_levels}, expected 1 to {len(STRIDES)}.")
         if position_encoding not in ("learned", "fixed"):
             raise ValueError(f"position_encoding: found {position_encoding!r}, expected 'learned' or 'fixed'.")
-        if norm not in ("instance", "layer"):
-            raise ValueError(f"norm: found {norm!r}, expected 'instance' or 'layer'.")
+        if detector_norm not in ("instance", "layer"):
+            raise ValueError(f"detector_norm: found {detector_norm!r}, expected 'instance' or 'layer'.")
         self.backbone = backbone
         self.stride, self.divisor = STRIDES[0], STRIDES[-1]
         self.window_px = window_px
         self.detection_levels = detection_levels
         self.nms_px = nms_px
         self.score_threshold = score_threshold
-        self.detector = _convolutions(channels, 4, norm)
+        self.detector = _convolutions(channels, 4, detector_norm)
         self.score = nn.Conv2d(channels, 1, 1)
         self.offset = nn.Conv2d(channels, 2, 1)
-        self.trunk = nn.Sequential(_convolutions(channels, 3, norm), nn.Conv2d(channels, mask_channels, 3, padding=1))
+        self.trunk = nn.Sequential(_convolutions(channels, 3, "instance"), nn.Conv2d(channels, mask_channels, 3, padding=1))
         self.encoding: nn.Module
         if position_encoding == "learned":
             self.encoding = LearnedEncoding(channels, mask_channels)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import InvertibleTransform, MapTransform, Zoom
-from torch import Tensor
+from monai.utils import TraceKeys
 
 from monai_ext.functional.instances import centroids
 
@@ -53,7 +53,7 @@ class RescaleToCelld(MapTransform, InvertibleTransform):
         if data.get("rescale") is not None:
             factor = float(data["rescale"])
         else:
-            diameter = data.get("diameter_px", self.diameter_px)
+            diameter = self.diameter_px if data.get("diameter_px") is None else data["diameter_px"]
             factor = 1.0 if diameter is None or self.cell_px is None else self.cell_px / float(diameter)
         if not factor > 0:
             raise ValueError(f"found a rescaling factor of {factor}, expected one above 0.")
@@ -72,7 +72,11 @@ class RescaleToCelld(MapTransform, InvertibleTransform):
         out = dict(data)
         for key, mode in self.key_iterator(out, self.modes):
             zoom = self._zoom(1.0, mode)  # another one than did it, which MONAI's check would refuse
-            out[key] = zoom.inverse_transform(out[key], zoom.pop_transform(out[key], check=False))
+            done = zoom.pop_transform(out[key], check=False)
+            info = done[TraceKeys.EXTRA_INFO]
+            if info["mode"] == "nearest":  # as Invertd has it for label maps, half a pixel off on average
+                done = {**done, TraceKeys.EXTRA_INFO: {**info, "mode": "nearest-exact"}}
+            out[key] = zoom.inverse_transform(out[key], done)
         return out
 
     @staticmethod
@@ -137,10 +141,9 @@ class LocationsFromInstancesd(MapTransform):
         """A shallow copy of ``data`` with both."""
         out = dict(data)
         for key in self.key_iterator(out):
-            label: Tensor = torch.as_tensor(out[key])[0].round().long()
-            sizes = torch.bincount(label.flatten())
-            numbers, positions = centroids(label.numpy(), inside=True)
-            wanted = sizes[torch.as_tensor(numbers)] >= self.min_px
-            out["locations"] = torch.as_tensor(positions, dtype=torch.float32)[wanted] + 0.5
-            out["numbers"] = torch.as_tensor(numbers)[wanted]
+            label = np.rint(np.asarray(out[key])[0]).astype(np.int64)
+            numbers, positions = centroids(label, inside=True)
+            wanted = np.bincount(label.ravel())[numbers] >= self.min_px
+            out["locations"] = torch.as_tensor(positions[wanted] + 0.5, dtype=torch.float32)
+            out["numbers"] = torch.as_tensor(numbers[wanted])
         return out

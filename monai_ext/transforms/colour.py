@@ -45,7 +45,7 @@ class ThreeChannelsd(MapTransform):
         keys: pictures.
 
     Raises:
-        ValueError: more than four channels.
+        ValueError: another number of channels.
     """
 
     def __init__(self, keys: KeysCollection, *, allow_missing_keys: bool = False) -> None:
@@ -56,7 +56,7 @@ class ThreeChannelsd(MapTransform):
         out = dict(data)
         for key in self.key_iterator(out):
             image: Tensor = out[key]
-            if image.ndim != 3 or len(image) > 4:
+            if image.ndim != 3 or not 1 <= len(image) <= 4:
                 raise ValueError(f"{key}: found shape {tuple(image.shape)}, expected a picture of 1 to 4 channels.")
             if len(image) == 1:
                 image = image.repeat(3, 1, 1)

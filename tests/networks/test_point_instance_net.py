@@ -381,6 +381,7 @@ def test_one_channel():
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"norm": "batch"},
         {"window_px": 24},
         {"window_px": 0},
         {"detection_levels": 0},
