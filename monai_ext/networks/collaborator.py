@@ -21,6 +21,9 @@ class Collaborator(nn.Module):
         foreground: channels of the U-Net at each scale: (16, 32, 64) is the paper's a1, with 128 more a2, with 256 a3.
         border: channels of the convolutions: (32, 32) and an output layer are b1.
         border_unet: the border by a U-Net of these channels in the place of ``border``, as the paper's b2.
+        foreground_logit: what the foreground's last layer adds to begin with. Above 0 all of the image begins as
+            foreground: cells' masks grow, and the empty ground is what the collaborator learns to leave out. Where all
+            begins as background, masks vanish before either network has learned what a cell looks like.
     """
 
     def __init__(
@@ -30,9 +33,12 @@ class Collaborator(nn.Module):
         foreground: Sequence[int] = (16, 32, 64),
         border: Sequence[int] = (32, 32),
         border_unet: Sequence[int] | None = None,
+        foreground_logit: float = 1.0,
     ) -> None:
         super().__init__()
         self.foreground = SmallUNet(in_channels, foreground)
+        assert self.foreground.last.bias is not None
+        nn.init.constant_(self.foreground.last.bias, foreground_logit)
         self.border = SmallUNet(in_channels, border_unet) if border_unet else _plain(in_channels, border)
 
     def forward(self, image: Tensor) -> Tensor:

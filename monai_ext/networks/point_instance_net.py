@@ -69,7 +69,8 @@ class PointInstanceNet(nn.Module):
         self.detector = _convolutions(channels, 4, detector_norm)
         self.score = nn.Conv2d(channels, 1, 1)
         self.offset = nn.Conv2d(channels, 2, 1)
-        self.trunk = nn.Sequential(_convolutions(channels, 3, "instance"), nn.Conv2d(channels, mask_channels, 3, padding=1))
+        last = nn.Conv2d(channels, mask_channels, 3, padding=1)
+        self.trunk = nn.Sequential(_convolutions(channels, 3, "instance"), last)
         self.encoding: nn.Module
         if position_encoding == "learned":
             self.encoding = LearnedEncoding(channels, mask_channels)
