@@ -72,7 +72,8 @@ def border_of_instances(probs: Tensor, windows: Windows) -> Tensor:
     Returns:
         (B, H, W), from 0 to below 1.
     """
-    (edges,) = sum_of_chunks(lambda some, values: (scatter_sum(_edges(values), some),), windows, probs)
+    with torch.autocast(probs.device.type, enabled=False):  # whose products would be narrow
+        (edges,) = sum_of_chunks(lambda some, values: (scatter_sum(_edges(values), some),), windows, probs)
     return edges.tanh()
 
 

@@ -74,15 +74,16 @@ def scatter_max(values: Tensor, windows: Windows, *, fill: float) -> Tensor:
     Args:
         values: (N, size, size).
         windows: N windows.
-        fill: where no window reaches; values below it do not show.
+        fill: where no window reaches.
 
     Returns:
         (B, H, W).
     """
-    canvas = values.new_full((math.prod(_padded(windows)),), fill)
+    canvas = values.new_full((math.prod(_padded(windows)),), -math.inf)
     for part, index in _chunks(windows):
         canvas.scatter_reduce_(0, index.flatten(), values[part].flatten(), "amax")
-    return _crop(canvas[:, None], windows)[..., 0]
+    found = _crop(canvas[:, None], windows)[..., 0]
+    return torch.where(found == -math.inf, fill, found)
 
 
 def sum_of_chunks(function: Callable[..., tuple[Tensor, ...]], windows: Windows, *values: Tensor) -> tuple[Tensor, ...]:

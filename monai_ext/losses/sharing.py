@@ -129,7 +129,7 @@ class CollapseLoss(nn.Module):
 
     Source: the unnumbered equation of "Preventing Model Collapse", which prints e = 1 without a value of
     :math:`\delta`; the released code has e = 1/2 and 0.01. The mean is over the window, pixels off the image count as
-    0, and it is taken as one pixel's worth where it is less, so that an empty mask has a finite cost.
+    0, and it is taken as one pixel's worth where it is less, so that an empty mask has a finite cost, and a gradient.
 
     Args:
         delta: :math:`\delta`.
@@ -156,8 +156,13 @@ class CollapseLoss(nn.Module):
         probs = _wide(probs)
         if len(probs) == 0:
             return probs.sum()
-        mean = torch.einsum("nij,nij->n", probs, inside(windows).to(probs.dtype)) / windows.size**2
-        return self.delta * mean.clamp_min(1 / windows.size**2).pow(-self.exponent).mean()
+        (cost,) = sum_of_chunks(self._costs, windows, probs)
+        return self.delta * cost / len(probs)
+
+    def _costs(self, windows: Windows, probs: Tensor) -> tuple[Tensor]:
+        mean = (probs * inside(windows)).mean((1, 2))
+        floored = mean + (mean.clamp_min(1 / windows.size**2) - mean).detach()  # an empty mask too is pushed up
+        return (floored.pow(-self.exponent).sum(),)
 
 
 def _wide(values: Tensor) -> Tensor:
