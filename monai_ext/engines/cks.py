@@ -57,6 +57,8 @@ class CKSStep(TrainStep):
         alone = [name for name in ("foreground", "border") if name in self.weights]
         if collaborator is None and alone:
             raise ValueError(f"{' and '.join(alone)}: found no collaborator, expected one for these terms.")
+        if "instances" in self.weights and warm_up_iterations > 0 and "instances_warm_up" not in losses:
+            raise ValueError("losses: found no 'instances_warm_up', expected one for the first phase.")
         self.losses = dict(losses)
         self.prior_weight = prior_weight
         self.warm_up_iterations = warm_up_iterations

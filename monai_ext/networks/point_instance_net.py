@@ -222,7 +222,7 @@ def _convolutions(channels: int, number: int, norm: str) -> nn.Sequential:
 
 
 def _gather(maps: Tensor, first: Tensor, image: Tensor, size: int) -> Tensor:
-    """Windows (N, C, size, size) of maps (B, C, h, w), 0 off them; scriptable."""
+    """Windows (N, C, size, size) of maps (B, C, h, w), 0 off them: ``gather_windows``, made scriptable."""
     height, width = maps.shape[2], maps.shape[3]
     canvas = F.pad(maps, [size, size, size, size]).permute(0, 2, 3, 1)
     high = torch.tensor([height + size, width + size], device=first.device)

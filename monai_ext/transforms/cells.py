@@ -54,6 +54,8 @@ class RescaleToCelld(MapTransform, InvertibleTransform):
             factor = float(data["rescale"])
         else:
             diameter = self.diameter_px if data.get("diameter_px") is None else data["diameter_px"]
+            if diameter is not None and not float(diameter) > 0:
+                raise ValueError(f"diameter_px: found {diameter}, expected a number above 0.")
             factor = 1.0 if diameter is None or self.cell_px is None else self.cell_px / float(diameter)
         if not factor > 0:
             raise ValueError(f"found a rescaling factor of {factor}, expected one above 0.")
