@@ -22,6 +22,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Normalize
 from PIL import Image
 
 from monai_ext.data import load_datalist
+from monai_ext.functional.instances import centroids
 from monai_ext.functional.partial_labels import UNLABELLED
 from monai_ext.functional.seed_expansion import expand_seeds
 from monai_ext.functional.simulate_points import simulate_points
@@ -80,6 +81,24 @@ def draw_membranes(entry: dict[str, Any], predictions: Path) -> Figure:
     return figure
 
 
+def draw_cells(entry: dict[str, Any], predictions: Path) -> Figure:
+    """CKS: a picture with its points, and the outlines learned beside the true ones."""
+    image, mask = (np.asarray(Image.open(entry[key])) for key in ("image", "label"))
+    cells = np.asarray(Image.open(predictions / f"{Path(entry['image']).stem}_cells.png"))
+    _, points = centroids(mask)
+    figure, axes = plt.subplots(1, 3, figsize=(9, 3.3), facecolor="white")
+    for axis in axes:
+        axis.imshow(image, cmap="gray", vmax=np.percentile(image, 99.8))
+        axis.set_axis_off()
+    axes[0].scatter(points[:, 1], points[:, 0], s=12, c=ORANGE, edgecolors="black", linewidths=0.5)
+    for axis, labels, colour in ((axes[1], cells, ORANGE), (axes[2], mask, BLUE)):
+        for number in np.unique(labels[labels > 0]):
+            axis.contour(labels == number, levels=[0.5], colors=[colour], linewidths=1.2)
+    for axis, title in zip(axes, ("one point a cell", "outlines learned", "true outlines"), strict=True):
+        axis.set_title(title, fontsize=9)
+    return figure
+
+
 def _draw(image: np.ndarray, mask: np.ndarray, prediction: np.ndarray, seeds: np.ndarray, clicks: tuple) -> Figure:
     foreground, background = clicks
     k = round(float(foreground[2]))
@@ -102,7 +121,7 @@ def _draw(image: np.ndarray, mask: np.ndarray, prediction: np.ndarray, seeds: np
     return figure
 
 
-DRAWINGS = {"pa_seg_3d": draw_points, "eugmt": draw_membranes}
+DRAWINGS = {"pa_seg_3d": draw_points, "eugmt": draw_membranes, "cks": draw_cells}
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from monai_ext.data import load_datalist
+from tests.bundles.mistakes import OTHER, change_datalist, cut_short, weights
 
 pytestmark = pytest.mark.slow
 
@@ -39,59 +39,39 @@ def test_train_evaluate_infer(eugmt, command_line):
     assert sorted(path.name for path in folder.parent.iterdir() if path != folder) == []
 
 
-def no_unlabeled(folder):
-    change(folder, lambda content: content.pop("unlabeled"))
+def no_unlabeled(content):
+    del content["unlabeled"]
 
 
 def third_class(folder):
     file = next((folder / "data/labels").glob("phantom_training*"))
     Image.fromarray(np.asarray(Image.open(file)) * 2).save(file)
-    change(folder, lambda content: content["labels"].update({"2": "more"}))
+    change_datalist(lambda content: content["labels"].update({"2": "more"}))(folder)
 
 
-def one_masked_image(folder):
-    def strip(content):
-        for entry in content["training"][1:] + content["unlabeled"]:
-            del entry["label"]
-
-    change(folder, strip)
-
-
-def cut_short(folder):
-    file = next((folder / "data/images").glob("phantom_unlabeled*"))
-    file.write_bytes(file.read_bytes()[:200])
-
-
-def change(folder, how):
-    path = folder / "data/datalist.json"
-    content = json.loads(path.read_text())
-    del content["phantom"]
-    how(content)
-    path.write_text(json.dumps(content))
-
-
-def other_weights(folder):
-    (folder / "models").mkdir()
-    torch.save({"a.weight": torch.zeros(1)}, folder / "models/model.pt")
-
-
-def other_checkpoint(folder):
-    (folder / "models").mkdir()
-    torch.save({"student_a": {"a.weight": torch.zeros(1)}, "epoch": 1}, folder / "models/checkpoint.pt")
+def one_masked_image(content):
+    for entry in content["training"][1:] + content["unlabeled"]:
+        del entry["label"]
 
 
 TRAIN = ["train", "smoke", "tiny"]
 MISTAKES = {
     "misspelt": (None, "training", TRAIN, ["--hues", 0.1], ["--hues", "no such key", "hue"]),
-    "no unlabelled section": (no_unlabeled, "training", TRAIN, [], ["unlabeled", "there is no section"]),
+    "no unlabelled section": (
+        change_datalist(no_unlabeled), "training", TRAIN, [], ["unlabeled", "there is no section"],
+    ),
     "class beyond": (third_class, "training", TRAIN, [], ["labels", "the value 2", "0 to 1 only"]),
     "nothing to draw from": (
-        one_masked_image, "training", TRAIN, ["--labeled_fraction", 0.5], ["1 of the 6 training images", "at least 2"],
+        change_datalist(one_masked_image), "training", TRAIN, ["--labeled_fraction", 0.5],
+        ["1 of the 6 training images", "at least 2"],
     ),
     "fraction": (None, "training", TRAIN, ["--labeled_fraction", 5], ["fraction", "found 5"]),
-    "truncated": (cut_short, "training", TRAIN, [], ["phantom_unlabeled", "cannot be read"]),
-    "other weights": (other_weights, "inference", ["inference"], [], ["another network", "a.weight"]),
-    "other checkpoint": (other_checkpoint, "training", TRAIN, ["--resume", True], ["checkpoint.pt", "cannot resume"]),
+    "truncated": (cut_short("phantom_unlabeled*"), "training", TRAIN, [], ["phantom_unlabeled", "cannot be read"]),
+    "other weights": (weights("model.pt", OTHER), "inference", ["inference"], [], ["another network", "a.weight"]),
+    "other checkpoint": (
+        weights("checkpoint.pt", {"student_a": OTHER, "epoch": 1}), "training", TRAIN, ["--resume", True],
+        ["checkpoint.pt", "cannot resume"],
+    ),
 }  # fmt: skip
 
 

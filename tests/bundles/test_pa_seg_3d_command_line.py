@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import json
-
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
+
+from tests.bundles.mistakes import OTHER, change_datalist, weights
 
 pytestmark = pytest.mark.slow
 
@@ -48,29 +47,6 @@ def group_twice(content):
     content["validation"][0]["group"] = content["training"][0]["group"]
 
 
-def change_datalist(change):
-    def apply(folder):
-        path = folder / "data/datalist.json"
-        content = json.loads(path.read_text())
-        del content["phantom"]
-        change(content)
-        path.write_text(json.dumps(content))
-
-    return apply
-
-
-def weights(name, state):
-    def apply(folder):
-        (folder / "models").mkdir()
-        if state is None:
-            (folder / "models" / name).touch()
-        else:
-            torch.save(state, folder / "models" / name)
-
-    return apply
-
-
-OTHER = {"a.weight": torch.zeros(1)}
 TRAIN, EVALUATE = (["train", "smoke", "tiny"], ["train", "smoke", "tiny", "evaluate"])
 MISTAKES = {
     "misspelt": (None, "training", TRAIN, ["--epochz", 1], ["--epochz", "no such key", "max_epochs"]),
