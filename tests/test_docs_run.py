@@ -23,7 +23,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_ext.data import make_cell_phantoms, make_membrane_phantoms, make_phantoms, membrane_tile
+from monai_ext.data import (
+    make_cell_phantoms,
+    make_membrane_phantoms,
+    make_phantoms,
+    make_smear_phantoms,
+    membrane_tile,
+)
 from tests.test_docs import PAGES, ROOT, commands_of
 
 pytestmark = pytest.mark.slow
@@ -55,6 +61,19 @@ SHRUNK = {
         "epoch_iterations": 2,
         "finetune_epochs": 1,
         "warm_up_iterations": 1,
+    },
+    "mmt_psm": {
+        "phantom": {"training": 2, "unlabeled": 2, "validation": 2, "test": 2, "size": 64, "diameter_px": 24},
+        "backbone": "resnet18",
+        "channels": 16,
+        "hidden": 16,
+        "proposals": 20,
+        "box_samples": 16,
+        "crop_px": [64, 64],
+        "max_epochs": 1,
+        "epoch_iterations": 2,
+        "start_iteration": 1,
+        "teacher_start": 1,
     },
 }
 """Bundle to key to value, wherever the key has a plain value in its configurations and in its tables' values."""
@@ -144,6 +163,29 @@ def histology(folder: Path) -> None:
             Image.fromarray(pixels).save(folder / kind / f"{name}.png")
 
 
+def smears(folder: Path) -> None:
+    """A set of smears in the project's layout, and label maps of its pictures beside it."""
+    make_smear_phantoms(folder, **SHRUNK["mmt_psm"]["phantom"])
+    for kind in ("cytoplasm", "nuclei"):
+        (folder / kind).mkdir()
+        for path in (folder / "images").glob("*.png"):
+            Image.fromarray((np.asarray(Image.open(path))[..., 0] < 100).astype(np.uint16)).save(
+                folder / kind / path.name
+            )
+
+
+def cervical(folder: Path) -> None:
+    """The Data Science Bowl's fields: a made-up one under all the names that the committed split gives."""
+    rng = np.random.default_rng(0)
+    label = np.zeros((256, 256), dtype=np.uint16)
+    label[20:40, 30:50] = 1
+    split = (ROOT / "scripts/splits/dsb2018_cervical.json").read_text(encoding="utf8")
+    for kind, pixels in (("images", rng.integers(0, 255, label.shape, dtype=np.uint8)), ("labels", label)):
+        (folder / kind).mkdir(parents=True)
+        for name in set(re.findall(r"edf_\d+", split)):
+            Image.fromarray(pixels).save(folder / kind / f"{name}.png")
+
+
 DATA = {
     "data/my_tumours": phantoms,
     "data/mine": phantoms,
@@ -162,6 +204,8 @@ DATA = {
     "data/nuclei": stained_nuclei,
     "data/my_cells": cells,
     "dsb2018_fluorescence": fluorescence,
+    "data/smears": smears,
+    "dsb2018_cervical_cytology": cervical,
 }
 """Folder that the pages or the data set overlays name, and what makes it."""
 

@@ -4,6 +4,7 @@
 from monai_ext.data.cell_phantom import Exposure, cell_picture, draw_exposure
 from monai_ext.data.check import check_datalist, check_or_exit, format_table
 from monai_ext.data.coco import CocoReader, CocoWriter
+from monai_ext.data.coco_instances import LoadInstanceRunsd, LoadInstancesd, collate_instances
 from monai_ext.data.collate_cells import collate_cells
 from monai_ext.data.datalist import labels_of, load_datalist
 from monai_ext.data.errors import DataFault
@@ -13,6 +14,8 @@ from monai_ext.data.mr_phantom import PhantomSpec, phantom_volume
 from monai_ext.data.phantoms import make_cell_phantoms, make_membrane_phantoms, make_phantoms
 from monai_ext.data.points_io import LoadPointsd, PointSet, read_points, to_voxels, write_points
 from monai_ext.data.results_io import SaveDicomSegd
+from monai_ext.data.smear_phantom import SmearStain, draw_smear_stain, smear_field
+from monai_ext.data.smear_set import make_smear_phantoms
 from monai_ext.data.two_stream import TwoStreamDataset, draw_labeled, draw_or_exit, labeled_fraction
 
 __all__ = [
@@ -20,19 +23,24 @@ __all__ = [
     "CocoWriter",
     "DataFault",
     "Exposure",
+    "LoadInstanceRunsd",
+    "LoadInstancesd",
     "LoadPointsd",
     "PhantomSpec",
     "PointSet",
     "SaveDicomSegd",
+    "SmearStain",
     "Stain",
     "TwoStreamDataset",
     "cell_picture",
     "check_datalist",
     "check_or_exit",
     "collate_cells",
+    "collate_instances",
     "draw_exposure",
     "draw_labeled",
     "draw_or_exit",
+    "draw_smear_stain",
     "draw_stain",
     "format_table",
     "labeled_fraction",
@@ -41,9 +49,11 @@ __all__ = [
     "make_cell_phantoms",
     "make_membrane_phantoms",
     "make_phantoms",
+    "make_smear_phantoms",
     "membrane_tile",
     "phantom_volume",
     "read_points",
+    "smear_field",
     "to_voxels",
     "write_geojson",
     "write_points",

@@ -138,6 +138,10 @@ class CocoReader:
         """
         return self._annotations[self._name(file_name)]
 
+    def shape(self, file_name: str) -> tuple[int, int]:
+        """Height and width of a picture in pixels; raises as :meth:`annotations` does."""
+        return self.shapes[self._name(file_name)]
+
     def masks(self, file_name: str) -> Iterator[NDArray[np.bool_]]:
         """Yields a mask (H, W), rows and columns, for each of :meth:`annotations`; masks may overlap.
 
@@ -146,6 +150,10 @@ class CocoReader:
         """
         for _, mask in self._drawn(self._name(file_name)):
             yield mask > 0
+
+    def run_lengths(self, file_name: str) -> list[dict[str, Any]]:
+        """The compressed run lengths of each of :meth:`annotations`; raises as :meth:`masks` does."""
+        return [runs for runs, _ in self._drawn(self._name(file_name))]
 
     def label_map(self, file_name: str) -> NDArray[np.int32]:
         """Paints a picture's instances into a label map.

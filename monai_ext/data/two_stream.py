@@ -123,7 +123,13 @@ def labeled_fraction(
 
 
 def draw_labeled(
-    datalist: str | Path, out: str | Path, *, fraction: float, seed: int, at_least: int = 2
+    datalist: str | Path,
+    out: str | Path,
+    *,
+    fraction: float,
+    seed: int,
+    at_least: int = 2,
+    key: str | None = "label",
 ) -> dict[str, int]:
     """Write a datalist in which a fraction of the training images is labelled, to learn what few labels are worth.
 
@@ -136,6 +142,7 @@ def draw_labeled(
         fraction: share of the drawn-from images to label, in (0, 1].
         seed: of the draw.
         at_least: least number of labelled images.
+        key: what a labelled entry has; None where all have their instances in the datalist's COCO file.
 
     Returns:
         Number of images in ``training`` and ``unlabeled``.
@@ -147,13 +154,13 @@ def draw_labeled(
     content = read_datalist(datalist)
     sections = [section for section in ("training", "unlabeled") if section in content]
     entries = [entry for section in sections for entry in entries_of(datalist, content, section)]
-    pool = [entry for entry in entries if "label" in entry]
+    pool = [entry for entry in entries if key is None or key in entry]
     if len(pool) < at_least:
         found = f"{len(pool)} of the {len(entries)} training images have a label"
         raise fault(datalist, "training", found=found, expected=f"at least {at_least} to draw from")
     labeled, rest = labeled_fraction(pool, fraction=fraction, seed=seed, at_least=at_least)
     content["training"] = labeled
-    content["unlabeled"] = [*rest, *(entry for entry in entries if "label" not in entry)]
+    content["unlabeled"] = [*rest, *(entry for entry in entries if key is not None and key not in entry)]
     if not content["unlabeled"]:
         del content["unlabeled"]
     content["drawn"] = {"fraction": fraction, "seed": seed, "at_least": at_least}
@@ -164,14 +171,16 @@ def draw_labeled(
     return {section: len(content.get(section, [])) for section in ("training", "unlabeled")}
 
 
-def draw_or_exit(datalist: str | Path, out: str | Path, *, fraction: float, seed: int) -> dict[str, int]:
+def draw_or_exit(
+    datalist: str | Path, out: str | Path, *, fraction: float, seed: int, key: str | None = "label"
+) -> dict[str, int]:
     """Do :func:`draw_labeled` for a bundle's ``initialize``: a fault ends the program with its sentence.
 
     Raises:
         SystemExit: with the sentence, which Python prints without a traceback, and exit status 1.
     """
     try:
-        return draw_labeled(datalist, out, fraction=fraction, seed=seed)
+        return draw_labeled(datalist, out, fraction=fraction, seed=seed, key=key)
     except (DataFault, ValueError) as error:
         raise SystemExit(str(error)) from None
 

@@ -4,8 +4,18 @@
 from monai_ext.engines.cks import CKSStep
 from monai_ext.engines.co_training import CoTrainingStep
 from monai_ext.engines.eugmt import EUGMTStep
+from monai_ext.engines.mmt_psm import MMTPSMStep
 from monai_ext.engines.pa_seg import PASegStep
 from monai_ext.engines.scm import SCMStep, scm_targets
 from monai_ext.engines.step import TrainStep
 
-__all__ = ["CKSStep", "CoTrainingStep", "EUGMTStep", "PASegStep", "SCMStep", "TrainStep", "scm_targets"]
+__all__ = [
+    "CKSStep",
+    "CoTrainingStep",
+    "EUGMTStep",
+    "MMTPSMStep",
+    "PASegStep",
+    "SCMStep",
+    "TrainStep",
+    "scm_targets",
+]

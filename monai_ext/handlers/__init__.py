@@ -2,6 +2,7 @@
 """Behaviour attached to MONAI's trainers and evaluators."""
 
 from monai_ext.handlers.checkpoint import ResumableCheckpoint, SaveWeights
+from monai_ext.handlers.class_instance_metrics import ClassInstanceMetricHandler
 from monai_ext.handlers.instance_metrics import InstanceGroups, InstanceMetricHandler
 from monai_ext.handlers.mean_teacher import MeanTeacher
 from monai_ext.handlers.metrics import HausdorffDistanceHandler, PooledSurfaceHandler, SurfaceDistanceHandler
@@ -9,6 +10,7 @@ from monai_ext.handlers.overlays import CaseOverlays
 from monai_ext.handlers.progress import Progress
 from monai_ext.handlers.report import RunReport
 from monai_ext.handlers.reseed import Reseed
+from monai_ext.handlers.result_detections import ResultDetections
 from monai_ext.handlers.result_instances import ResultInstances
 from monai_ext.handlers.result_pictures import ResultPictures
 from monai_ext.handlers.run_info import run_info
@@ -17,6 +19,7 @@ from monai_ext.handlers.term_log import TermLog
 
 __all__ = [
     "CaseOverlays",
+    "ClassInstanceMetricHandler",
     "HausdorffDistanceHandler",
     "InstanceGroups",
     "InstanceMetricHandler",
@@ -24,6 +27,7 @@ __all__ = [
     "PooledSurfaceHandler",
     "Progress",
     "Reseed",
+    "ResultDetections",
     "ResultInstances",
     "ResultPictures",
     "ResumableCheckpoint",

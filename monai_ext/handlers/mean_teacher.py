@@ -38,6 +38,8 @@ class MeanTeacher:
         weights: share of each student in what the teacher moves towards, adding up to 1; equal where None.
         warm_up: keep less at first, see :func:`~monai_ext.functional.ema.warmed_up_decay`; both updates of one
             iteration count as the same step.
+        start: iterations before the teacher begins to move. With ``warm_up`` it is a copy of the students then
+            (MMT-PSM); until then it is one after every epoch, for the validation, and costs nothing else.
         buffers: the policy above.
 
     Raises:
@@ -51,12 +53,15 @@ class MeanTeacher:
         decay: float = 0.99,
         weights: Mapping[str, float] | None = None,
         warm_up: bool = True,
+        start: int = 0,
         buffers: Literal["own", "average", "copy"] = "own",
     ) -> None:
         self.students = {name: unwrapped(student) for name, student in students.items()}
         self.weights = dict(weights) if weights is not None else {n: 1 / len(self.students) for n in self.students}
         if not 0 <= decay <= 1:
             raise ValueError(f"decay: found {decay}, expected a number from 0 to 1.")
+        if start < 0:
+            raise ValueError(f"start: found {start}, expected 0 or more iterations.")
         if buffers not in ("own", "average", "copy"):
             raise ValueError(f"buffers: found {buffers!r}, expected 'own', 'average' or 'copy'.")
         if self.weights.keys() != self.students.keys() or not math.isclose(sum(self.weights.values()), 1):
@@ -65,6 +70,7 @@ class MeanTeacher:
             )
         self.decay = decay
         self.warm_up = warm_up
+        self.start = start
         self.buffers = buffers
         self.teacher = deepcopy(next(iter(self.students.values()))).requires_grad_(False)
         self._set_mode()
@@ -73,6 +79,7 @@ class MeanTeacher:
         """Registers with a trainer."""
         engine.add_event_handler(Events.ITERATION_STARTED, self._set_mode)
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._copy_before_the_start)
 
     def __call__(self, engine: Engine) -> None:
         self.update(engine.state.iteration - 1)
@@ -80,7 +87,15 @@ class MeanTeacher:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Moves the teacher after ``step`` earlier iterations."""
-        decay = warmed_up_decay(step, decay=self.decay) if self.warm_up else self.decay
+        if step >= self.start:
+            self._move(warmed_up_decay(step - self.start, decay=self.decay) if self.warm_up else self.decay)
+
+    def _copy_before_the_start(self, engine: Engine) -> None:
+        if engine.state.iteration <= self.start:
+            with torch.no_grad():
+                self._move(0.0)
+
+    def _move(self, decay: float) -> None:
         students, weights = list(self.students.values()), [self.weights[name] for name in self.students]
         average_(
             list(self.teacher.parameters()),

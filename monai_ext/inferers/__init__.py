@@ -2,5 +2,6 @@
 """Ways over an image that MONAI's inferers do not know."""
 
 from monai_ext.inferers.cells import CellInferer
+from monai_ext.inferers.detections import DetectionInferer
 
-__all__ = ["CellInferer"]
+__all__ = ["CellInferer", "DetectionInferer"]

@@ -1,21 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks that neither MONAI nor torchvision has in this form."""
 
+from monai_ext.networks.aligned_roi_pool import AlignedRoIPool, crop_masks, paste_masks
 from monai_ext.networks.attention_unet import InstanceNormAttentionUnet
 from monai_ext.networks.collaborator import Collaborator
 from monai_ext.networks.convnext_fpn import ConvNeXtFPN
 from monai_ext.networks.deeplabv3plus import DeepLabV3Plus
+from monai_ext.networks.detector_training import Answers, DetectorTraining, mirror_boxes
+from monai_ext.networks.mask_rcnn import CellMaskRCNN
 from monai_ext.networks.point_instance_net import PointInstanceNet
 from monai_ext.networks.point_training import CellPredictions, PointTraining
 from monai_ext.networks.unet2p5d import UNet2p5d
 
 __all__ = [
+    "AlignedRoIPool",
+    "Answers",
+    "CellMaskRCNN",
     "CellPredictions",
     "Collaborator",
     "ConvNeXtFPN",
     "DeepLabV3Plus",
+    "DetectorTraining",
     "InstanceNormAttentionUnet",
     "PointInstanceNet",
     "PointTraining",
     "UNet2p5d",
+    "crop_masks",
+    "mirror_boxes",
+    "paste_masks",
 ]

@@ -16,7 +16,7 @@ import pytest
 from monai.bundle import ConfigWorkflow
 from monai.utils import set_determinism
 
-from monai_ext.data import make_cell_phantoms, make_membrane_phantoms, make_phantoms
+from monai_ext.data import make_cell_phantoms, make_membrane_phantoms, make_phantoms, make_smear_phantoms
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 COUNTS = {"training": 2, "validation": 2, "test": 1, "shape": [32, 32, 24]}
@@ -30,6 +30,11 @@ CELL_NETWORK = {
     "channels": 8, "mask_channels": 8, "window_px": 32,
 }  # fmt: skip
 TILES = {"training": 2, "unlabeled": 4, "validation": 2, "test": 2, "size": 32}
+DETECTOR = {
+    "_target_": "monai_ext.networks.CellMaskRCNN", "backbone": "resnet18", "norm": "group", "channels": 16,
+    "hidden": 16, "anchor_sizes": [8, 16, 32, 64, 128], "proposals": 20, "box_samples": 16, "detections": 10,
+}  # fmt: skip
+SMEARS = {"training": 2, "unlabeled": 2, "validation": 2, "test": 2, "size": 64, "diameter_px": 24}
 CELLS = {"training": 2, "validation": 2, "test": 2, "size": 64, "diameter_px": 12}
 
 
@@ -101,6 +106,13 @@ class CKSBundle(Bundle):
 
     def tiny(self):
         return {**super().tiny(), "crop_px": [48, 48]}
+
+
+class MMTPSMBundle(Bundle):
+    """MMT-PSM's configurations likewise."""
+
+    configs, network = BUNDLES / "mmt_psm/configs", DETECTOR
+    phantom, make_phantoms, first_stage = SMEARS, staticmethod(make_smear_phantoms), "training"
 
 
 def start(*arguments, folder, program=("-m", "monai.bundle")):
@@ -246,5 +258,26 @@ def trained_cks(tmp_path_factory, make_cks):
 def trained_eugmt(tmp_path_factory, make_eugmt):
     """EUGMT's bundle after training: read from it, write elsewhere."""
     bundle = make_eugmt(tmp_path_factory.mktemp("trained_eugmt"))
+    bundle.run("train", "smoke")
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def make_mmt_psm(tmp_path_factory):
+    """Gives MMT-PSM's bundle, that writes under the folder it is called with."""
+    folder = tmp_path_factory.mktemp("smears")
+    make_smear_phantoms(folder, **SMEARS)
+    return lambda root: MMTPSMBundle(root, folder)
+
+
+@pytest.fixture
+def mmt_psm(tmp_path, make_mmt_psm):
+    return make_mmt_psm(tmp_path / "bundle")
+
+
+@pytest.fixture(scope="session")
+def trained_mmt_psm(tmp_path_factory, make_mmt_psm):
+    """MMT-PSM's bundle after training: read from it, write elsewhere."""
+    bundle = make_mmt_psm(tmp_path_factory.mktemp("trained_mmt_psm"))
     bundle.run("train", "smoke")
     return bundle

@@ -48,6 +48,20 @@ def test_two_updates_an_iteration_share_the_step_number():
     assert seen == pytest.approx([1, 1, 1.5, 1.75])
 
 
+def test_it_starts_later_as_a_copy():
+    """MMT-PSM: no teacher for 990 iterations, the student's copy at the next, then the mean."""
+    student = network(-50.0)
+    handler = MeanTeacher({"a": student}, start=2)
+    assert run(handler, [student], iterations=5) == pytest.approx([-50, -50, 3, 3.5, 4])
+
+
+def test_before_its_start_it_is_the_student_after_every_epoch():
+    student = network(-50.0)
+    handler = MeanTeacher({"a": student}, start=5)
+    assert run(handler, [student], iterations=3) == pytest.approx([-50, -50, -50])
+    assert weight(handler.teacher) == 3
+
+
 def test_without_warm_up():
     student = network(8.0)
     handler = MeanTeacher({"a": student}, decay=0.75, warm_up=False)
@@ -107,7 +121,7 @@ def test_saved_and_restored():
     assert other.teacher[1].running_mean.item() == 9.0
 
 
-@pytest.mark.parametrize("options", [{"decay": 1.5}, {"decay": -0.1}, {"buffers": "none"}])
+@pytest.mark.parametrize("options", [{"decay": 1.5}, {"decay": -0.1}, {"buffers": "none"}, {"start": -1}])
 def test_options_out_of_range(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         MeanTeacher({"a": network()}, **options)

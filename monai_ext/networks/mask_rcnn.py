@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mask R-CNN of torchvision's parts, which can be called apart, for cells that overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import resnet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
+from torchvision.ops import FrozenBatchNorm2d
+
+from monai_ext.networks.aligned_roi_pool import AlignedRoIPool, crop_masks, paste_masks
+from monai_ext.networks.deeplabv3plus import BACKBONES
+
+NORMS: dict[str, Callable[..., nn.Module]] = {
+    "frozen": FrozenBatchNorm2d,
+    "batch": nn.BatchNorm2d,
+    "group": partial(nn.GroupNorm, 32),
+}
+BOX_BINS, MASK_BINS = 7, 14
+CLASS_LAYERS = (
+    "roi_heads.box_predictor.cls_score.",
+    "roi_heads.box_predictor.bbox_pred.",
+    "roi_heads.mask_predictor.mask_fcn_logits.",
+)
+"""Layers whose shape depends on the number of classes."""
+
+
+class CellMaskRCNN(nn.Module):
+    """Detects instances of several classes, which may overlap, and segments each (He et al., ICCV 2017).
+
+    ``forward`` takes an image to its instance label maps and is scriptable. Training uses the parts:
+    :py:meth:`features`, :py:meth:`proposals`, :py:meth:`rois`, :py:meth:`supervised`, :py:meth:`detect`. Layers and
+    their names are those of torchvision's ``maskrcnn_resnet50_fpn``. What differs: images come normalised and keep
+    their size; boxes are pooled, cut out and pasted without a shift of half a pixel
+    (:py:class:`~monai_ext.networks.aligned_roi_pool.AlignedRoIPool`); anchors of P6 are 64 px apart at any image size.
+    Boxes are x1, y1, x2, y2 in px with the corner origin.
+
+    Source of the defaults: the base model of Zhou et al., "Deep semi-supervised knowledge distillation for overlapping
+    cervical cell instance segmentation" (MICCAI 2020), in its released code. That code also freezes the stem and the
+    first stage: ``trainable_layers=3``.
+
+    Args:
+        in_channels: channels of the image.
+        classes: C, background included.
+        backbone: ``"resnet18"``, ``"resnet34"`` or ``"resnet50"``.
+        trainable_layers: stages that learn, from the last on; 5 is all of them, the stem included.
+        norm: of the backbone: ``"frozen"`` keeps the batch statistics of a weights file; to train from random numbers,
+            ``"group"`` works at any batch size, ``"batch"`` learns statistics and needs several images.
+        channels: of the pyramid's levels and of the mask head.
+        anchor_sizes: in px, one for each level P2 to P6.
+        aspect_ratios: height by width of the anchors.
+        detections: at most so many in an image.
+        score_threshold: detections have a higher score.
+        nms_iou: of two detections of a class that overlap more, the better one stays.
+        box_dropout: after the box head, while training.
+        proposals: at most so many, of a level before and of an image after suppression.
+        box_samples: proposals of an image that the heads learn from, at most a quarter of them on objects.
+        hidden: width of the box head.
+        backbone_weights: a file with torchvision's state dict for the backbone.
+        weights: a file with torchvision's state dict for the whole network; layers of another number of classes are
+            left out. Nothing is ever downloaded.
+
+    Raises:
+        ValueError: an option out of range, or weights that do not fit, with the keys that differ.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        classes: int = 3,
+        backbone: str = "resnet50",
+        trainable_layers: int = 5,
+        norm: str = "frozen",
+        channels: int = 256,
+        anchor_sizes: Sequence[int] = (32, 64, 128, 256, 512),
+        aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        detections: int = 200,
+        score_threshold: float = 0.05,
+        nms_iou: float = 0.5,
+        box_dropout: float = 0.5,
+        proposals: int = 2000,
+        box_samples: int = 512,
+        hidden: int = 1024,
+        backbone_weights: str | Path | None = None,
+        weights: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        if len(anchor_sizes) != 5:
+            raise ValueError(f"anchor_sizes: found {len(anchor_sizes)}, expected one for each level P2 to P6.")
+        self.classes, self.box_dropout = classes, box_dropout
+        self.strides, self.divisor = [4, 8, 16, 32, 64], 32
+        encoder = _encoder(backbone, in_channels, norm, backbone_weights)
+        self.backbone = _with_pyramid(encoder, channels, trainable_layers)
+        self.rpn = _region_proposals(channels, anchor_sizes, aspect_ratios, proposals)
+        self.roi_heads = _Heads(
+            box_roi_pool=AlignedRoIPool(BOX_BINS),
+            box_head=TwoMLPHead(channels * BOX_BINS**2, hidden),
+            box_predictor=FastRCNNPredictor(hidden, classes),
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            batch_size_per_image=box_samples,
+            positive_fraction=0.25,
+            bbox_reg_weights=None,
+            score_thresh=score_threshold,
+            nms_thresh=nms_iou,
+            detections_per_img=detections,
+            mask_roi_pool=AlignedRoIPool(MASK_BINS),
+            mask_head=MaskRCNNHeads(channels, (channels,) * 4, 1),
+            mask_predictor=MaskRCNNPredictor(channels, channels, classes),
+        )
+        if weights is not None:
+            _load(self, weights, optional=CLASS_LAYERS)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Images (B, in_channels, H, W) of any size to label maps (B, C - 1, H, W), float32, one for each class.
+
+        1 to N are the class's instances by falling score, 0 is background. Where two overlap, the better one has the
+        pixel; an instance that shows nowhere has no number.
+        """
+        height, width = image.shape[2], image.shape[3]
+        maps: list[Tensor] = []
+        for found in self.detect(self.features(image), (height, width)):
+            masks = paste_masks(found["masks"], found["boxes"], height, width)
+            for label in range(1, self.classes):
+                maps.append(_number(masks[found["labels"] == label]))
+        return torch.stack(maps).view(image.shape[0], self.classes - 1, height, width)
+
+    @torch.jit.export
+    def instances(self, image: Tensor) -> dict[str, Tensor]:
+        """What :py:meth:`detect` finds in one image (1, in_channels, H, W), and ``"pasted"``: bool (N, H, W)."""
+        height, width = image.shape[2], image.shape[3]
+        found = self.detect(self.features(image), (height, width))[0]
+        found["pasted"] = paste_masks(found["masks"], found["boxes"], height, width)
+        return found
+
+    @torch.jit.export
+    def features(self, image: Tensor) -> list[Tensor]:
+        """P2 to P6 of the image filled up with zeros to sides that 32 divides."""
+        height, width = image.shape[2], image.shape[3]
+        padded = F.pad(image, [0, -width % self.divisor, 0, -height % self.divisor])
+        return list(self.backbone(padded).values())
+
+    @torch.jit.export
+    def proposals(self, features: list[Tensor], image_size: tuple[int, int]) -> list[Tensor]:
+        """Where objects may be: for each image (P, 4), by falling objectness, without gradient; alike in both modes.
+
+        Args:
+            features: what :py:meth:`features` gives.
+            image_size: H, W of the images before they were filled up.
+
+        Raises:
+            ValueError: the features are not those of images of this size.
+        """
+        _check_size(features, image_size)
+        with torch.no_grad():
+            objectness, deltas, anchors, counts = self._rpn(features)
+            boxes = self._propose(objectness, deltas, anchors, counts, image_size)
+        return boxes
+
+    @torch.jit.export
+    def rois(self, features: list[Tensor], boxes: list[Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """What the box head says of given boxes; with dropout while training.
+
+        Args:
+            features: what :py:meth:`features` gives. Gradient passes.
+            boxes: for each image (R_b, 4). No gradient passes.
+            image_size: H, W of the images before they were filled up.
+
+        Returns:
+            class logits (R, C) and box regression (R, 4 C), of the R boxes of all images.
+
+        Raises:
+            ValueError: the features are not those of images of this size.
+        """
+        _check_size(features, image_size)
+        return self._score(features, boxes, self.training)
+
+    @torch.jit.export
+    def detect(self, features: list[Tensor], image_size: tuple[int, int]) -> list[dict[str, Tensor]]:
+        """Instances of each image by falling score, in whatever mode as in evaluation.
+
+        Args:
+            features: what :py:meth:`features` gives.
+            image_size: H, W of the images before they were filled up.
+
+        Returns:
+            for each image boxes (N, 4), labels int64 (N,) from 1 on, scores (N,) and masks (N, 28, 28), probabilities
+            of the own class in the box.
+        """
+        proposals = self.proposals(features, image_size)
+        logits, deltas = self._score(features, proposals, False)
+        return self.decode(features, proposals, logits, deltas, image_size)
+
+    @torch.jit.export
+    def decode(
+        self,
+        features: list[Tensor],
+        proposals: list[Tensor],
+        logits: Tensor,
+        deltas: Tensor,
+        image_size: tuple[int, int],
+    ) -> list[dict[str, Tensor]]:
+        """The instances that :py:meth:`rois` of :py:meth:`proposals` amount to, as :py:meth:`detect` gives them."""
+        sizes = [image_size for _ in proposals]
+        boxes, scores, labels = self.roi_heads.postprocess_detections(logits, deltas, proposals, sizes)
+        masks = self._own_masks(features, boxes, torch.cat(labels)).sigmoid().split([len(some) for some in boxes])
+        found: list[dict[str, Tensor]] = []
+        for number, some in enumerate(boxes):
+            found.append({"boxes": some, "labels": labels[number], "scores": scores[number], "masks": masks[number]})
+        return found
+
+    def supervised(
+        self, features: list[Tensor], targets: list[dict[str, Tensor]], image_size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """Losses of Mask R-CNN, as torchvision defines them; anchors and proposals are sampled at random.
+
+        Args:
+            features: what :py:meth:`features` gives. Gradient passes.
+            targets: for each image boxes (N, 4), labels int64 (N,) from 1 on and masks (N, H, W); N may be 0.
+            image_size: H, W of the images before they were filled up.
+
+        Returns:
+            ``rpn_objectness``, ``rpn_box``, ``class``, ``box`` and ``mask``, scalars; without objects ``rpn_box``,
+            ``box`` and ``mask`` are 0 and still have a graph.
+
+        Raises:
+            ValueError: a target's box has no area, whose regression would be infinite.
+        """
+        if any((target["boxes"][:, 2:] <= target["boxes"][:, :2]).any() for target in targets):
+            raise ValueError("supervised: found a target box without area, expected x1 < x2 and y1 < y2.")
+        objectness, deltas, anchors, counts = self._rpn(features)
+        labels, matched = self.rpn.assign_targets_to_anchors(anchors, targets)
+        rpn_objectness, rpn_box = self.rpn.compute_loss(
+            objectness, deltas, labels, self.rpn.box_coder.encode(matched, anchors)
+        )
+        proposals = self._propose(objectness.detach(), deltas.detach(), anchors, counts, image_size)
+        boxes, owners, labels, regression = self.roi_heads.select_training_samples(proposals, targets)
+        logits, box_deltas = self.rois(features, boxes, image_size)
+        class_loss, box_loss = fastrcnn_loss(logits, box_deltas, labels, regression)
+        mask_loss = self._mask_loss(features, targets, boxes, owners, labels)
+        return {
+            "rpn_objectness": rpn_objectness,
+            "rpn_box": rpn_box,
+            "class": class_loss,
+            "box": box_loss,
+            "mask": mask_loss,
+        }
+
+    def _mask_loss(
+        self,
+        features: list[Tensor],
+        targets: list[dict[str, Tensor]],
+        boxes: list[Tensor],
+        owners: list[Tensor],
+        labels: list[Tensor],
+    ) -> Tensor:
+        """Cross-entropy of the own class's mask, over the sampled boxes that lie on an object."""
+        kept = [label > 0 for label in labels]
+        boxes = [some[keep] for some, keep in zip(boxes, kept, strict=True)]
+        logits = self._own_masks(features, boxes, torch.cat([a[keep] for a, keep in zip(labels, kept, strict=True)]))
+        seen = [
+            crop_masks(target["masks"], some, owner[keep], size=logits.shape[-1])
+            for target, some, owner, keep in zip(targets, boxes, owners, kept, strict=True)
+            if len(some)
+        ]
+        return F.binary_cross_entropy_with_logits(logits, torch.cat(seen)) if seen else logits.sum() * 0
+
+    @torch.jit.unused
+    def anchors_of_levels(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """The anchors of an image on each level, (h, w, A, 4)."""
+        *_, anchors, counts = self._rpn(list(features))
+        levels = anchors[0].split(counts)
+        return [some.view(*level.shape[2:], -1, 4) for some, level in zip(levels, features, strict=True)]
+
+    def _rpn(self, features: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor], list[int]]:
+        """Objectness logits and box regression of all anchors, the anchors of each image, and how many a level has."""
+        scores, shifts = self.rpn.head(features)
+        counts = [level.shape[1] * level.shape[2] * level.shape[3] for level in scores]
+        objectness, deltas = concat_box_prediction_layers(scores, shifts)
+        device = features[0].device
+        self.rpn.anchor_generator.set_cell_anchors(torch.float32, device)
+        # torchvision divides sizes to get strides, which is off at P6 where P5 has an odd size.
+        strides = [[torch.tensor(stride, device=device)] * 2 for stride in self.strides]
+        grids = [[level.shape[2], level.shape[3]] for level in features]
+        anchors = torch.cat(self.rpn.anchor_generator.grid_anchors(grids, strides))
+        return objectness.float(), deltas.float(), [anchors for _ in range(features[0].shape[0])], counts
+
+    def _propose(
+        self, objectness: Tensor, deltas: Tensor, anchors: list[Tensor], counts: list[int], image_size: tuple[int, int]
+    ) -> list[Tensor]:
+        boxes = self.rpn.box_coder.decode(deltas, anchors).view(len(anchors), -1, 4)
+        return self.rpn.filter_proposals(boxes, objectness, [image_size for _ in anchors], counts)[0]
+
+    def _score(self, features: list[Tensor], boxes: list[Tensor], dropout: bool) -> tuple[Tensor, Tensor]:
+        hidden = self.roi_heads.box_head(self.roi_heads.box_roi_pool(features, boxes))
+        logits, deltas = self.roi_heads.box_predictor(F.dropout(hidden, self.box_dropout, dropout))
+        return logits.float(), deltas.float()
+
+    def _own_masks(self, features: list[Tensor], boxes: list[Tensor], labels: Tensor) -> Tensor:
+        """Mask logits (R, 28, 28) of each box's class."""
+        pooled = self.roi_heads.mask_roi_pool(features, boxes)
+        logits = self.roi_heads.mask_predictor(self.roi_heads.mask_head(pooled)).float()
+        return logits[torch.arange(len(labels), device=labels.device), labels]
+
+
+class _Heads(RoIHeads):
+    """torchvision's heads, whose parts are called one by one: the pooling takes a list of levels."""
+
+    @torch.jit.unused
+    def forward(self, *_: Any) -> Any:
+        raise NotImplementedError
+
+
+def _check_size(features: list[Tensor], image_size: tuple[int, int]) -> None:
+    if features[0].shape[2] != -(-image_size[0] // 32) * 8 or features[0].shape[3] != -(-image_size[1] // 32) * 8:
+        raise ValueError("image_size: found another than the features were made of, expected (H, W) of the images.")
+
+
+def _number(masks: Tensor) -> Tensor:
+    """Masks bool (N, H, W) by falling score as one label map (H, W), float32, with consecutive numbers."""
+    count = masks.shape[0]
+    owner = torch.full(masks.shape[1:], count, dtype=torch.long, device=masks.device)
+    for number in range(count - 1, -1, -1):
+        owner.masked_fill_(masks[number], number)
+    shown = torch.bincount(owner.flatten(), minlength=count + 1)[:count] > 0
+    number_of = torch.cat([shown.long().cumsum(0), torch.zeros(1, dtype=torch.long, device=masks.device)])
+    return number_of[owner].float()
+
+
+def _encoder(backbone: str, in_channels: int, norm: str, weights: str | Path | None) -> resnet.ResNet:
+    if backbone not in BACKBONES:
+        raise ValueError(f"backbone: found {backbone!r}, expected one of {', '.join(BACKBONES)}.")
+    if norm not in NORMS:
+        raise ValueError(f"norm: found {norm!r}, expected one of {', '.join(NORMS)}.")
+    encoder = BACKBONES[backbone](weights=None, norm_layer=NORMS[norm])
+    if in_channels != 3:
+        encoder.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
+    if weights is not None:
+        _load(encoder, weights, optional=("fc.",))
+    return encoder
+
+
+def _with_pyramid(encoder: resnet.ResNet, channels: int, trainable_layers: int) -> BackboneWithFPN:
+    if not 0 <= trainable_layers <= 5:
+        raise ValueError(f"trainable_layers: found {trainable_layers}, expected 0 to 5.")
+    stem = nn.ModuleList([encoder.conv1, encoder.bn1])
+    stages = [stem, encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4]
+    for stage in stages[: 5 - trainable_layers]:
+        stage.requires_grad_(False)
+    widest = encoder.fc.in_features
+    names = {f"layer{number + 1}": str(number) for number in range(4)}
+    return BackboneWithFPN(encoder, names, [widest // 8, widest // 4, widest // 2, widest], channels)
+
+
+def _region_proposals(
+    channels: int, sizes: Sequence[int], ratios: Sequence[float], proposals: int
+) -> RegionProposalNetwork:
+    limit = {"training": proposals, "testing": proposals}
+    return RegionProposalNetwork(
+        AnchorGenerator(tuple((size,) for size in sizes), (tuple(ratios),) * len(sizes)),
+        RPNHead(channels, len(ratios)),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=256,
+        positive_fraction=0.5,
+        pre_nms_top_n=limit,
+        post_nms_top_n=limit,
+        nms_thresh=0.7,
+    )
+
+
+def _load(module: nn.Module, path: str | Path, *, optional: tuple[str, ...]) -> None:
+    """Loads a state dict; names that begin with one of ``optional`` may be missing or have another shape."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    own = module.state_dict()
+    for name in [name for name in state if name.startswith(optional) and name in own]:
+        if state[name].shape != own[name].shape:
+            del state[name]
+    differ = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    if not differ:
+        # Modules rename keys of torchvision's older files while they load, so only now is it known which are too many.
+        missing, extra = module.load_state_dict(state, strict=False)
+        differ = [name for name in [*missing, *extra] if not name.startswith(optional)]
+    if differ:
+        shown = ", ".join(sorted(differ)[:3]) + (", ..." if len(differ) > 3 else "")
+        raise ValueError(f"{path}: {len(differ)} keys differ from the network's ({shown}).")
