@@ -20,7 +20,9 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn
 from monai_ext.functional.instance_map import paint_instances
 from monai_ext.networks import ConvNeXtFPN, PointInstanceNet
 
-HEIGHT, WIDTH, CELLS, ROUNDS = 520, 704, 300, 2
+HEIGHT, WIDTH, ROUNDS = 520, 704, 2
+ROWS, COLUMNS = 15, 20
+CELLS = ROWS * COLUMNS
 STAGES = {"features": "backbone and pyramid", "detection": "detection", "masks": "masks", "total": "whole picture"}
 
 
@@ -55,7 +57,8 @@ class _Clock:
     """Seconds of each stage, the device waited for."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.seconds, self.last = device, dict[str, float](), self.now()
+        self.device, self.seconds = device, dict[str, float]()
+        self.last = self.now()
 
     def now(self) -> float:
         if self.device.type == "cuda":
@@ -75,14 +78,15 @@ class _Clock:
 
 def _ours(device: torch.device) -> Callable[[Tensor], dict[str, float]]:
     network = PointInstanceNet(ConvNeXtFPN()).to(device).eval()
-    places = torch.rand(CELLS, 2, device=device) * torch.tensor([HEIGHT, WIDTH], device=device)
+    steps = [(torch.arange(n, device=device) + 0.5) * side / n for n, side in ((ROWS, HEIGHT), (COLUMNS, WIDTH))]
+    places = torch.stack(torch.meshgrid(*steps, indexing="ij"), -1).flatten(0, 1)
 
     def peaked(logits: Tensor, stride: int) -> Tensor:
-        """Scores above the threshold within 8 pixels of a place, as after training."""
+        """Scores above the threshold within 5 pixels of a place, so that one detection of each is left."""
         rows, columns = (torch.arange(n, device=device) for n in logits.shape[2:])
         centres = (torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).flatten(0, 1) + 0.5) * stride
         near = torch.cdist(centres, places).min(1).values.view(logits.shape)
-        return torch.where(near < 8, 2 - near / 4, -6.0)
+        return torch.where(near < 5, 2 - near / 4, -6.0)
 
     levels = network.detect(network.features(torch.zeros(1, 3, HEIGHT, WIDTH, device=device)))
     known = [(peaked(logits, 4 * 2**n), offset * 0) for n, (logits, offset) in enumerate(levels)]
@@ -92,7 +96,8 @@ def _ours(device: torch.device) -> Callable[[Tensor], dict[str, float]]:
         features = network.features(image)
         clock.stage("features")
         network.detect(features)
-        locations, scores, _ = network.locate(known)
+        locations, scores, _ = network.locate(known, HEIGHT, WIDTH)
+        assert len(locations) == CELLS
         clock.stage("detection")
         logits, origin = network.segment(features[0], locations, torch.zeros_like(locations[:, 0]).long())
         paint_instances(logits, origin, scores, HEIGHT, WIDTH)
