@@ -9,4 +9,4 @@ ruff check .
 ruff format --check .
 mypy
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-exec python -m pytest --numprocesses "${TEST_PROCESSES:-2}" --dist loadgroup --no-loadscope-reorder "$@"
+exec python -m pytest --numprocesses "${TEST_PROCESSES:-2}" --dist loadfile --no-loadscope-reorder "$@"

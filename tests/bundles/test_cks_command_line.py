@@ -65,7 +65,6 @@ MISTAKES = {
     "point off the image": (points_of(outside), "training", TRAIN, [], ["phantom_training", "1000"]),
     "points of no format": (points_of(lambda text: text[:20]), "training", TRAIN, [], ["phantom_training"]),
     "truncated": (cut_short("phantom_training*"), "training", TRAIN, [], ["phantom_training", "cannot be read"]),
-    "window": (None, "training", TRAIN, ["--network_def#window_px", 40], ["window_px", "40", "multiple of 16"]),
     "other weights": (weights("model.pt", OTHER), "inference", ["inference"], [], ["another network", "a.weight"]),
     "no first network": (
         None, "training", [*TRAIN, "ablations/pretrained"], ["--principal_weights", "models/none.pt"],
