@@ -28,7 +28,7 @@ METADATA = {
 SMOKE = {
     "phantom_dir", "phantom", "patch_size", "batch_size", "max_epochs", "ramp_epochs", "refresh_epochs", "crf_radius",
     "mix_grid", "progress", "crop_px", "epoch_iterations", "finetune_epochs", "warm_up_iterations",
-    "start_iteration", "teacher_start", "rise_iterations", "fall_iterations", "erased_px",
+    "start_iteration", "teacher_start", "rise_iterations", "fall_iterations", "erased_px", "learning_rate",
 }  # fmt: skip
 MONAI_HOMES = ("transforms", "data", "networks.nets", "engines", "handlers", "inferers", "losses", "metrics")
 

@@ -116,7 +116,7 @@ def mine(labels: Tensor, scores: Tensor, *, share: float = 1.0) -> Tensor:
     ranked = torch.where(kept, scores.new_tensor(float("-inf")), scores).argsort(descending=True, stable=True)
     place = torch.empty_like(ranked)
     place[ranked] = torch.arange(len(ranked), device=ranked.device)
-    return kept | (place < (share * kept.sum()).floor())
+    return kept | (place < (share * kept.sum().double()).floor())
 
 
 def _wide(values: Tensor) -> Tensor:
