@@ -55,41 +55,22 @@ class LoadInstancesd(_FromCocod):
     spatial transforms take it along with ``mode="nearest"``; ``classes`` is int64 (N,), the category ids. N may be 0.
 
     Args:
-        keys: key of the picture's path.
-        annotations: the COCO file.
-        dataset_dir: folder that the file's names are relative to; where a name is not found so, it is looked up
-            without folders.
-        masks_key: where the masks go.
-        classes_key: where the classes go.
+        keys, annotations, dataset_dir: the picture's key, the COCO file, and the folder its names are relative to;
+            where a name is not found so, it is looked up without folders.
 
     Raises:
         DataFault: where the file cannot be read, or names no such picture.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        annotations: str | PathLike[str],
-        *,
-        dataset_dir: str | PathLike[str] = ".",
-        masks_key: str = "masks",
-        classes_key: str = "classes",
-    ) -> None:
-        super().__init__(keys, annotations, dataset_dir=dataset_dir)
-        self.masks_key = masks_key
-        self.classes_key = classes_key
-
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """A shallow copy of ``data`` with masks and classes."""
-        out = dict(data)
         name = self.name_of(data)
         height, width = self.reader.shape(name)
-        out[self.classes_key] = self.classes_of(name)
-        masks = np.zeros((len(out[self.classes_key]), width, height), dtype=np.uint8)
+        classes = self.classes_of(name)
+        masks = np.zeros((len(classes), width, height), dtype=np.uint8)
         for place, mask in enumerate(self.reader.masks(name)):
             masks[place] = mask.T
-        out[self.masks_key] = MetaTensor(torch.from_numpy(masks))
-        return out
+        return {**data, "masks": MetaTensor(torch.from_numpy(masks)), "classes": classes}
 
 
 class LoadInstanceRunsd(_FromCocod):
@@ -100,28 +81,15 @@ class LoadInstanceRunsd(_FromCocod):
 
     Args:
         keys, annotations, dataset_dir: as in :class:`LoadInstancesd`.
-        label_key: where the instances go.
 
     Raises:
         DataFault: where the file cannot be read, or names no such picture.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        annotations: str | PathLike[str],
-        *,
-        dataset_dir: str | PathLike[str] = ".",
-        label_key: str = "label",
-    ) -> None:
-        super().__init__(keys, annotations, dataset_dir=dataset_dir)
-        self.label_key = label_key
-
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """A shallow copy of ``data`` with the label."""
         name = self.name_of(data)
-        label = {"masks": self.reader.run_lengths(name), "labels": self.classes_of(name)}
-        return {**data, self.label_key: label}
+        return {**data, "label": {"masks": self.reader.run_lengths(name), "labels": self.classes_of(name)}}
 
 
 def collate_instances(
