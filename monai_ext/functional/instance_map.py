@@ -43,3 +43,17 @@ def paint_instances(
     number = torch.cat([number, torch.zeros(1, dtype=torch.long, device=logits.device)])
     score = torch.cat([scores.float(), torch.zeros(1, device=logits.device)])
     return torch.stack([number[owner].float(), score[owner]])[None]
+
+
+def number_masks(masks: Tensor) -> Tensor:
+    """Masks bool (N, H, W) by falling score as one label map (H, W), float32, with consecutive numbers. Scriptable.
+
+    Of masks that overlap the first has the pixel; one that shows nowhere has no number.
+    """
+    count = masks.shape[0]
+    owner = torch.full(masks.shape[1:], count, dtype=torch.long, device=masks.device)
+    for number in range(count - 1, -1, -1):
+        owner.masked_fill_(masks[number], number)
+    shown = torch.bincount(owner.flatten(), minlength=count + 1)[:count] > 0
+    number_of = torch.cat([shown.long().cumsum(0), torch.zeros(1, dtype=torch.long, device=masks.device)])
+    return number_of[owner].float()

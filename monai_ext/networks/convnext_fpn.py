@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import ConvNeXt
 from torchvision.models.convnext import CNBlockConfig
+
+from monai_ext.networks.encoders import load_file
 
 SIZES = {
     "small": ((3, 3, 27, 3), (96, 192, 384, 768)),
@@ -60,7 +61,7 @@ class ConvNeXtFPN(nn.Module):
         ]
         whole = ConvNeXt(settings, stochastic_depth_prob=stochastic_depth)
         if weights is not None:
-            _load(whole, Path(weights))
+            load_file(whole, weights, of="torchvision's ConvNeXt of this size")
         self.body = whole.features
         if in_channels != 3:
             self.body[0][0] = nn.Conv2d(in_channels, widths[0], 4, 4)
@@ -87,12 +88,3 @@ class ConvNeXtFPN(nn.Module):
             above = smooth(level + F.interpolate(above, scale_factor=2.0, mode="nearest"))
             outputs.append(above)
         return outputs[::-1]
-
-
-def _load(network: nn.Module, path: Path) -> None:
-    state, own = torch.load(path, map_location="cpu", weights_only=True), network.state_dict()
-    differ = sorted(own.keys() ^ state.keys()) or [name for name in own if own[name].shape != state[name].shape]
-    if differ:
-        shown = ", ".join(differ[:3]) + (", ..." if len(differ) > 3 else "")
-        raise ValueError(f"{path}: {len(differ)} keys differ from torchvision's ConvNeXt of this size ({shown}).")
-    network.load_state_dict(state)

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import resnet
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
-BACKBONES = {"resnet18": resnet.resnet18, "resnet34": resnet.resnet34, "resnet50": resnet.resnet50}
+from monai_ext.networks.encoders import resnet_encoder
+
 ASPP_RATES = {8: (12, 24, 36), 16: (6, 12, 18)}
 """Atrous rates by output stride, as published."""
 
@@ -55,11 +55,9 @@ class DeepLabV3Plus(nn.Module):
         backbone_weights: str | Path | None = None,
     ) -> None:
         super().__init__()
-        if backbone not in BACKBONES:
-            raise ValueError(f"backbone: found {backbone!r}, expected one of {', '.join(BACKBONES)}.")
         if output_stride not in ASPP_RATES:
             raise ValueError(f"output_stride: found {output_stride}, expected 8 or 16.")
-        encoder = _encoder(backbone, in_channels, backbone_weights)
+        encoder = resnet_encoder(backbone, in_channels, weights=backbone_weights)
         if output_stride == 8:
             _replace_stride(encoder.layer3, before=1)
         _replace_stride(encoder.layer4, before=16 // output_stride)
@@ -110,25 +108,3 @@ def _replace_stride(layer: nn.Sequential, *, before: int) -> None:
             if module.kernel_size == (3, 3):
                 module.dilation = module.padding = (dilation, dilation)
                 dilation = 2 * before if strided else dilation
-
-
-def _encoder(backbone: str, in_channels: int, weights: str | Path | None) -> resnet.ResNet:
-    encoder = BACKBONES[backbone](weights=None)
-    if weights is not None:
-        if in_channels != 3:
-            raise ValueError(
-                f"backbone_weights: found {in_channels} image channels, expected 3 as they were trained on."
-            )
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-        own = {name: value for name, value in encoder.state_dict().items() if not name.startswith("fc.")}
-        state = {name: value for name, value in state.items() if not name.startswith("fc.")}
-        differ = [n for n in sorted(own.keys() | state.keys()) if n not in own or n not in state]
-        differ = differ or [name for name in own if own[name].shape != state[name].shape]
-        if differ:
-            shown = ", ".join(differ[:3]) + (", ..." if len(differ) > 3 else "")
-            raise ValueError(f"{weights}: {len(differ)} keys differ from torchvision's {backbone} ({shown}).")
-        encoder.load_state_dict(state, strict=False)
-    elif in_channels != 3:
-        encoder.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
-        nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
-    return encoder

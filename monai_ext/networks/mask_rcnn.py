@@ -20,8 +20,9 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.ops import FrozenBatchNorm2d
 
+from monai_ext.functional.instance_map import number_masks
 from monai_ext.networks.aligned_roi_pool import AlignedRoIPool, crop_masks, paste_masks
-from monai_ext.networks.deeplabv3plus import BACKBONES
+from monai_ext.networks.encoders import load_file, resnet_encoder
 
 NORMS: dict[str, Callable[..., nn.Module]] = {
     "frozen": FrozenBatchNorm2d,
@@ -102,7 +103,9 @@ class CellMaskRCNN(nn.Module):
             raise ValueError(f"anchor_sizes: found {len(anchor_sizes)}, expected one for each level P2 to P6.")
         self.classes, self.box_dropout = classes, box_dropout
         self.strides, self.divisor = [4, 8, 16, 32, 64], 32
-        encoder = _encoder(backbone, in_channels, norm, backbone_weights)
+        if norm not in NORMS:
+            raise ValueError(f"norm: found {norm!r}, expected one of {', '.join(NORMS)}.")
+        encoder = resnet_encoder(backbone, in_channels, norm=NORMS[norm], weights=backbone_weights)
         self.backbone = _with_pyramid(encoder, channels, trainable_layers)
         self.rpn = _region_proposals(channels, anchor_sizes, aspect_ratios, proposals)
         self.roi_heads = _Heads(
@@ -122,7 +125,7 @@ class CellMaskRCNN(nn.Module):
             mask_predictor=MaskRCNNPredictor(channels, channels, classes),
         )
         if weights is not None:
-            _load(self, weights, optional=CLASS_LAYERS)
+            load_file(self, weights, of="the network's", optional=CLASS_LAYERS)
 
     def forward(self, image: Tensor) -> Tensor:
         """Images (B, in_channels, H, W) of any size to label maps (B, C - 1, H, W), float32, one for each class.
@@ -135,7 +138,7 @@ class CellMaskRCNN(nn.Module):
         for found in self.detect(self.features(image), (height, width)):
             masks = paste_masks(found["masks"], found["boxes"], height, width)
             for label in range(1, self.classes):
-                maps.append(_number(masks[found["labels"] == label]))
+                maps.append(number_masks(masks[found["labels"] == label]))
         return torch.stack(maps).view(image.shape[0], self.classes - 1, height, width)
 
     @torch.jit.export
@@ -329,31 +332,6 @@ def _check_size(features: list[Tensor], image_size: tuple[int, int]) -> None:
         raise ValueError("image_size: found another than the features were made of, expected (H, W) of the images.")
 
 
-def _number(masks: Tensor) -> Tensor:
-    """Masks bool (N, H, W) by falling score as one label map (H, W), float32, with consecutive numbers."""
-    count = masks.shape[0]
-    owner = torch.full(masks.shape[1:], count, dtype=torch.long, device=masks.device)
-    for number in range(count - 1, -1, -1):
-        owner.masked_fill_(masks[number], number)
-    shown = torch.bincount(owner.flatten(), minlength=count + 1)[:count] > 0
-    number_of = torch.cat([shown.long().cumsum(0), torch.zeros(1, dtype=torch.long, device=masks.device)])
-    return number_of[owner].float()
-
-
-def _encoder(backbone: str, in_channels: int, norm: str, weights: str | Path | None) -> resnet.ResNet:
-    if backbone not in BACKBONES:
-        raise ValueError(f"backbone: found {backbone!r}, expected one of {', '.join(BACKBONES)}.")
-    if norm not in NORMS:
-        raise ValueError(f"norm: found {norm!r}, expected one of {', '.join(NORMS)}.")
-    encoder = BACKBONES[backbone](weights=None, norm_layer=NORMS[norm])
-    if in_channels != 3:
-        encoder.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
-        nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
-    if weights is not None:
-        _load(encoder, weights, optional=("fc.",))
-    return encoder
-
-
 def _with_pyramid(encoder: resnet.ResNet, channels: int, trainable_layers: int) -> BackboneWithFPN:
     if not 0 <= trainable_layers <= 5:
         raise ValueError(f"trainable_layers: found {trainable_layers}, expected 0 to 5.")
@@ -381,20 +359,3 @@ def _region_proposals(
         post_nms_top_n=limit,
         nms_thresh=0.7,
     )
-
-
-def _load(module: nn.Module, path: str | Path, *, optional: tuple[str, ...]) -> None:
-    """Loads a state dict; names that begin with one of ``optional`` may be missing or have another shape."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    own = module.state_dict()
-    for name in [name for name in state if name.startswith(optional) and name in own]:
-        if state[name].shape != own[name].shape:
-            del state[name]
-    differ = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
-    if not differ:
-        # Modules rename keys of torchvision's older files while they load, so only now is it known which are too many.
-        missing, extra = module.load_state_dict(state, strict=False)
-        differ = [name for name in [*missing, *extra] if not name.startswith(optional)]
-    if differ:
-        shown = ", ".join(sorted(differ)[:3]) + (", ..." if len(differ) > 3 else "")
-        raise ValueError(f"{path}: {len(differ)} keys differ from the network's ({shown}).")
