@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from monai_ext.engines.step import Ramp, Terms, TrainStep
-from monai_ext.functional.distill import masks_of_levels, near_anchors
+from monai_ext.functional.distill import masks_of_levels
 from monai_ext.networks.aligned_roi_pool import paste_masks
+from monai_ext.networks.anchors import near_anchors
 from monai_ext.networks.detector_training import Answers, DetectorTraining
 
 DISTILLED = ("psm", "mgd")

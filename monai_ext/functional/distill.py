@@ -49,34 +49,3 @@ def masked_distance(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     spread = (views.var(0, correction=0) * weight).sum()
     distance = ((student.to(wide) - views.mean(0)).square() * weight).sum()
     return (distance + spread) / (student.shape[1] * weight.sum().clamp_min(1))
-
-
-def near_anchors(boxes: Sequence[Tensor], anchors: Sequence[Tensor], *, share: float = 0.5) -> list[Tensor]:
-    """Places of a feature pyramid with an anchor that fits an object nearly as well as the best one.
-
-    Source: Wang et al., "Distilling object detectors with fine-grained feature imitation", CVPR 2019 (FFI): the IoU is
-    above a share of the largest that any anchor has with the object, here of all levels.
-
-    Args:
-        boxes: for each image (N, 4), ``x1, y1, x2, y2``; N may be 0.
-        anchors: for each level (h, w, A, 4).
-        share: of the largest IoU.
-
-    Returns:
-        bool (B, h, w) for each level.
-    """
-    flat = torch.cat([level.reshape(-1, 4) for level in anchors])
-    counts = [level[..., 0].numel() for level in anchors]
-    near = torch.stack([_fits(some, flat, share) for some in boxes])
-    levels = near.split(counts, dim=1)
-    return [fits.unflatten(1, level.shape[:3]).any(-1) for fits, level in zip(levels, anchors, strict=True)]
-
-
-def _fits(boxes: Tensor, anchors: Tensor, share: float) -> Tensor:
-    """bool (P,): which anchors (P, 4) lie near one of the boxes (N, 4)."""
-    low = torch.maximum(boxes[:, None, :2], anchors[None, :, :2])
-    high = torch.minimum(boxes[:, None, 2:], anchors[None, :, 2:])
-    common = (high - low).clamp_min(0).prod(-1)
-    areas = [(some[:, 2:] - some[:, :2]).prod(-1) for some in (boxes, anchors)]
-    iou = common / (areas[0][:, None] + areas[1][None] - common)
-    return (iou > share * iou.amax(1, keepdim=True)).any(0)

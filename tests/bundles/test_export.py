@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -59,9 +60,16 @@ def test_metadata_fits_the_schema(case, tmp_path):
         verify_metadata(meta_file=metadata, filepath=str(tmp_path / "schema.json"))
 
 
-def test_network_gives_what_the_metadata_says(case):
+def test_network_gives_what_the_metadata_says(case, tmp_path):
+    """MONAI's verification raises where channels differ."""
     inference, metadata = (str(case[1] / f"{name}.json") for name in ("inference", "metadata"))
-    verify_net_in_out("network_def", config_file=inference, meta_file=metadata, device="cpu", p=1, n=1, any=1)
+    verify = partial(verify_net_in_out, "network_def", config_file=inference, device="cpu", p=1, n=1, any=1)
+    verify(meta_file=metadata)
+    content = json.loads((case[1] / "metadata.json").read_text())
+    content["network_data_format"]["outputs"]["pred"]["num_channels"] += 1
+    (tmp_path / "damaged.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="channel"):
+        verify(meta_file=str(tmp_path / "damaged.json"))
 
 
 def test_torchscript_computes_what_the_network_computes(case, tmp_path):
