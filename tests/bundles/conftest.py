@@ -220,64 +220,28 @@ def stage_one(tmp_path_factory, phantom_dir):
     return bundle
 
 
-@pytest.fixture(scope="session")
-def make_eugmt(tmp_path_factory):
-    """Gives EUGMT's bundle, that writes under the folder it is called with."""
-    folder = tmp_path_factory.mktemp("membranes")
-    make_membrane_phantoms(folder, **TILES)
-    return lambda root: EUGMTBundle(root, folder)
+def fixtures_of(name, bundle_class):
+    """Three fixtures: what makes the bundle on phantoms of the session, one to write to, and a trained one to read."""
+
+    @pytest.fixture(scope="session", name=f"make_{name}")
+    def make(tmp_path_factory):
+        folder = tmp_path_factory.mktemp(f"{name}_phantoms")
+        bundle_class.make_phantoms(folder, **bundle_class.phantom)
+        return lambda root: bundle_class(root, folder)
+
+    @pytest.fixture(name=name)
+    def fresh(tmp_path, request):
+        return request.getfixturevalue(f"make_{name}")(tmp_path / "bundle")
+
+    @pytest.fixture(scope="session", name=f"trained_{name}")
+    def trained(tmp_path_factory, request):
+        bundle = request.getfixturevalue(f"make_{name}")(tmp_path_factory.mktemp(f"trained_{name}"))
+        bundle.run("train", "smoke")
+        return bundle
+
+    return make, fresh, trained
 
 
-@pytest.fixture
-def eugmt(tmp_path, make_eugmt):
-    return make_eugmt(tmp_path / "bundle")
-
-
-@pytest.fixture(scope="session")
-def make_cks(tmp_path_factory):
-    """Gives CKS's bundle, that writes under the folder it is called with."""
-    folder = tmp_path_factory.mktemp("cells")
-    make_cell_phantoms(folder, **CELLS)
-    return lambda root: CKSBundle(root, folder)
-
-
-@pytest.fixture
-def cks(tmp_path, make_cks):
-    return make_cks(tmp_path / "bundle")
-
-
-@pytest.fixture(scope="session")
-def trained_cks(tmp_path_factory, make_cks):
-    """CKS's bundle after training: read from it, write elsewhere."""
-    bundle = make_cks(tmp_path_factory.mktemp("trained_cks"))
-    bundle.run("train", "smoke")
-    return bundle
-
-
-@pytest.fixture(scope="session")
-def trained_eugmt(tmp_path_factory, make_eugmt):
-    """EUGMT's bundle after training: read from it, write elsewhere."""
-    bundle = make_eugmt(tmp_path_factory.mktemp("trained_eugmt"))
-    bundle.run("train", "smoke")
-    return bundle
-
-
-@pytest.fixture(scope="session")
-def make_mmt_psm(tmp_path_factory):
-    """Gives MMT-PSM's bundle, that writes under the folder it is called with."""
-    folder = tmp_path_factory.mktemp("smears")
-    make_smear_phantoms(folder, **SMEARS)
-    return lambda root: MMTPSMBundle(root, folder)
-
-
-@pytest.fixture
-def mmt_psm(tmp_path, make_mmt_psm):
-    return make_mmt_psm(tmp_path / "bundle")
-
-
-@pytest.fixture(scope="session")
-def trained_mmt_psm(tmp_path_factory, make_mmt_psm):
-    """MMT-PSM's bundle after training: read from it, write elsewhere."""
-    bundle = make_mmt_psm(tmp_path_factory.mktemp("trained_mmt_psm"))
-    bundle.run("train", "smoke")
-    return bundle
+make_eugmt, eugmt, trained_eugmt = fixtures_of("eugmt", EUGMTBundle)
+make_cks, cks, trained_cks = fixtures_of("cks", CKSBundle)
+make_mmt_psm, mmt_psm, trained_mmt_psm = fixtures_of("mmt_psm", MMTPSMBundle)
