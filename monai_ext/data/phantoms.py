@@ -245,6 +245,7 @@ def _is_complete(root: Path, parameters: dict[str, Any]) -> bool:
         raise FileExistsError(f"{path} is not a list of phantoms and is left alone: give phantoms another folder.")
     items = [item for entries in datalist.values() if isinstance(entries, list) for item in entries]
     files = [item[key] for item in items for key in ("image", "label", "points") if key in item]
+    files += [datalist["annotations"]] if "annotations" in datalist else []
     return datalist["phantom"] == parameters and all((root / file).exists() for file in files)
 
 
@@ -257,6 +258,8 @@ def _publish(draft: Path, root: Path) -> None:
             stale.unlink()
         for file in folder.iterdir():
             file.replace(root / folder.name / file.name)
+    for file in [path for path in draft.iterdir() if path.is_file() and path.name != "datalist.json"]:
+        file.replace(root / file.name)
     (draft / "datalist.json").replace(root / "datalist.json")
 
 

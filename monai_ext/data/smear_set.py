@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from monai_ext.data.coco import CocoReader, CocoWriter
 from monai_ext.data.errors import DataFault
-from monai_ext.data.phantoms import _is_complete, _make, _write_pictures
+from monai_ext.data.phantoms import _make, _write_pictures
 from monai_ext.data.smear_phantom import CYTOPLASM, NUCLEUS, draw_smear_stain, smear_field
 from monai_ext.functional.outlines import Cutout, cutouts_of_masks
 
@@ -59,14 +59,15 @@ def make_smear_phantoms(
     counts = {"training": training, "unlabeled": unlabeled, "validation": validation, "test": test}
     look = {"size": size, "diameter_px": diameter_px, "pictures_per_field": pictures_per_field, "seed": seed}
     root, parameters = Path(folder), {**counts, **look, "kind": "smears"}
-    # A list whose COCO file was lost is no whole set; of a whole one the COCO file is there before the list.
-    if not (root / _ANNOTATIONS).exists() and _is_complete(root, parameters):
-        (root / "datalist.json").unlink(missing_ok=True)
-    return _make(root, parameters, lambda draft: _write(draft, root, parameters, list(counts)))
+
+    def write(draft: Path) -> None:
+        _refuse_foreign(root / _ANNOTATIONS)
+        _write(draft, parameters, list(counts))
+
+    return _make(root, parameters, write)
 
 
-def _write(draft: Path, root: Path, parameters: dict[str, Any], sections: list[str]) -> None:
-    """Write all but the COCO file into the draft, and that beside the place of the list, which is taken away first."""
+def _write(draft: Path, parameters: dict[str, Any], sections: list[str]) -> None:
     drawn: list[list[tuple[int, Cutout]]] = []
 
     def draw(field: np.random.Generator, rng: np.random.Generator) -> tuple[dict[str, NDArray[Any]], None]:
@@ -86,10 +87,7 @@ def _write(draft: Path, root: Path, parameters: dict[str, Any], sections: list[s
     for name, instances in zip(names, drawn, strict=True):
         for kind, cutout in instances:
             writer.add(name, [cutout], shape=(parameters["size"], parameters["size"]), category_id=kind)
-    _refuse_foreign(root / _ANNOTATIONS)
-    if not _is_complete(root, parameters):  # another run may have finished meanwhile
-        (root / "datalist.json").unlink(missing_ok=True)
-        writer.write(root / _ANNOTATIONS)
+    writer.write(draft / _ANNOTATIONS)
 
 
 def _refuse_foreign(path: Path) -> None:
