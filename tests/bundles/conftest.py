@@ -80,6 +80,23 @@ class Bundle:
         with (self.root / "output" / (stage or self.first_stage) / "metrics.csv").open(newline="") as file:
             return list(csv.DictReader(file))
 
+    def run_the_pages_commands(self, command_line, *options):
+        """Training and inference in the bundle's folder, evaluation from elsewhere; nothing is written elsewhere."""
+        folder = self.copy_configs()
+        names = ["train", "smoke"]
+        elsewhere = str([f"{folder.name}/configs/{name}.json" for name in [*names, "evaluate"]])
+        for arguments, where in (
+            (["run", "training", *command_line.files(*names)], folder),
+            (["run", "evaluating", "--config_file", elsewhere, "--bundle_root", folder.name], folder.parent),
+            (["run", "inference", *command_line.files("inference"), "--dataset_dir", "output/phantom_smoke"], folder),
+        ):
+            status, errors = command_line(*arguments, *options, folder=where)
+            assert status == 0, errors
+        assert [row["epoch"] for row in self.metrics()] == ["1", "2"]
+        assert "phantom_test_001" in (folder / "output/evaluation/report.html").read_text()
+        assert sorted(path.name for path in folder.parent.iterdir() if path != folder) == []
+        return folder / "output"
+
     def copy_configs(self):
         """The bundle's folder with its configurations and ``tiny.json``, for runs from the command line."""
         shutil.copytree(self.configs, self.root / "configs")

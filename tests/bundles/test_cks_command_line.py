@@ -14,21 +14,8 @@ pytestmark = pytest.mark.slow
 
 def test_train_evaluate_infer(cks, command_line):
     """From the bundle's folder, and from elsewhere with ``--bundle_root``; a small network, the paper's is 56 M."""
-    folder = cks.copy_configs()
-    small = ["--network_def#backbone#size", "micro"]
-    names = ["train", "smoke"]
-    elsewhere = str([f"{folder.name}/configs/{name}.json" for name in [*names, "evaluate"]])
-    for arguments, where in (
-        (["run", "training", *command_line.files(*names)], folder),
-        (["run", "evaluating", "--config_file", elsewhere, "--bundle_root", folder.name], folder.parent),
-        (["run", "inference", *command_line.files("inference"), "--dataset_dir", "output/phantom_smoke"], folder),
-    ):
-        status, errors = command_line(*arguments, *small, folder=where)
-        assert status == 0, errors
-    assert [row["epoch"] for row in cks.metrics()] == ["1", "2"]
-    assert "phantom_test_001" in (folder / "output/evaluation/report.html").read_text()
-    assert len(list((folder / "output/inference/images").glob("*_cells.png"))) == 2
-    assert sorted(path.name for path in folder.parent.iterdir() if path != folder) == []
+    output = cks.run_the_pages_commands(command_line, "--network_def#backbone#size", "micro")
+    assert len(list((output / "inference/images").glob("*_cells.png"))) == 2
 
 
 def points_of(change):

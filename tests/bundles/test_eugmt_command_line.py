@@ -23,20 +23,8 @@ ROOT = Path(__file__).parents[2]
 
 def test_train_evaluate_infer(eugmt, command_line):
     """With the paper's network: from the bundle's folder, and from elsewhere with ``--bundle_root``."""
-    folder = eugmt.copy_configs()
-    names = ["train", "smoke"]
-    elsewhere = str([f"{folder.name}/configs/{name}.json" for name in [*names, "evaluate"]])
-    for arguments, where in (
-        (["run", "training", *command_line.files(*names)], folder),
-        (["run", "evaluating", "--config_file", elsewhere, "--bundle_root", folder.name], folder.parent),
-        (["run", "inference", *command_line.files("inference"), "--dataset_dir", "output/phantom_smoke"], folder),
-    ):
-        status, errors = command_line(*arguments, folder=where)
-        assert status == 0, errors
-    assert [row["epoch"] for row in eugmt.metrics()] == ["1", "2"]
-    assert "phantom_test_001" in (folder / "output/evaluation/report.html").read_text()
-    assert len(list((folder / "output/inference/images").glob("*_seg.png"))) == 2
-    assert sorted(path.name for path in folder.parent.iterdir() if path != folder) == []
+    output = eugmt.run_the_pages_commands(command_line)
+    assert len(list((output / "inference/images").glob("*_seg.png"))) == 2
 
 
 def no_unlabeled(content):
