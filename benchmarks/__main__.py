@@ -21,6 +21,7 @@ BENCHMARKS = (
     "eugmt_step",
     "cks_sharing",
     "cks_inference",
+    "mmt_psm_step",
 )
 
 

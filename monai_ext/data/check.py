@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,7 +85,8 @@ def check_datalist(
         if classes is not None and row.instances:
             found = f"{len(row.instances)} labels of 16 bits, which are instance maps"
             raise fault(datalist, row.section, found=found, expected="masks of class numbers in 8 bits")
-    _check_annotations(datalist, dataset_dir, content, needs, rows, sizes)
+    if needs is None or any("annotations" in needs[row.section] for row in rows):
+        _check_annotations(datalist, dataset_dir, content, plans, rows, sizes=sizes, needs=needs)
     return rows
 
 
@@ -204,19 +206,31 @@ def _check_annotations(
     datalist: str | Path,
     dataset_dir: str | Path,
     content: Mapping[str, Any],
-    needs: Mapping[str, Sequence[str]] | None,
+    plans: Mapping[str, Sequence[Mapping[str, Any]]],
     rows: Sequence[SectionSummary],
+    *,
     sizes: Sizes,
+    needs: Mapping[str, Sequence[str]] | None,
 ) -> None:
-    users = [row for row in rows if needs is None or "annotations" in needs[row.section]]
+    needy = {row.section for row in rows if needs is not None and "annotations" in needs[row.section]}
     if "annotations" not in content:
-        if needs is not None and users:
-            expected = "the COCO file of the instances"
-            raise fault(datalist, "annotations", found=f"missing, but {users[0].section!r} needs it", expected=expected)
+        if needy:
+            found = f"missing, but {min(needy)!r} needs it"
+            raise fault(datalist, "annotations", found=found, expected="the COCO file of the instances")
         return
-    if users:
-        file = resolve(datalist, dataset_dir, content["annotations"], key="annotations")
-        faults.check_exists(file, key="annotations")
-        total = faults.check_coco(file, sizes)
-        for row in users:
-            row.annotations = total
+    file = resolve(datalist, dataset_dir, content["annotations"], key="annotations")
+    faults.check_exists(file, key="annotations")
+    counts = faults.check_coco(file, sizes, set(labels_of(datalist)) - {0} if "labels" in content else ())
+    bare = {Path(name).name: count for name, count in counts.items()}
+    for row in rows:
+        if needs is not None and row.section not in needy:
+            continue
+        row.annotations = 0
+        for entry in plans[row.section]:
+            name = Path(os.path.relpath(entry["image"], dataset_dir)).as_posix()
+            if row.section in needy and name not in counts and Path(name).name not in bare:
+                raise fault(file, "annotations", found=f"it names no image {name}", expected=f"each of {row.section!r}")
+            row.annotations += counts.get(name, bare.get(Path(name).name, 0))
+        if row.section in needy and not row.annotations:
+            found = f"none of its {row.entries} images has an annotation in {Path(file).name}"
+            raise fault(datalist, row.section, found=found, expected="some instance")

@@ -192,15 +192,18 @@ def check_sides(clicks: Mapping[str, NDArray[np.float64]], instance: str, affine
             raise fault(file, "points", found=found, expected=expected)
 
 
-def check_coco(file: str, sizes: Mapping[str, Collection[tuple[int, int]]]) -> int:
-    """Refuse polygons outside their image.
+def check_coco(
+    file: str, sizes: Mapping[str, Collection[tuple[int, int]]], labels: Collection[int] = ()
+) -> dict[str, int]:
+    """Refuse polygons outside their image, and categories that the datalist does not know.
 
     Args:
         file: the COCO JSON.
         sizes: for each bare file name the (width, height) in pixels of the images read that have it.
+        labels: the categories that there may be; empty for any.
 
     Returns:
-        Number of annotations.
+        Number of annotations of each of its images, by its name in the file.
     """
     key, expected = "annotations", "a COCO JSON with images and annotations"
     try:
@@ -212,9 +215,16 @@ def check_coco(file: str, sizes: Mapping[str, Collection[tuple[int, int]]]) -> i
             if real and size not in real:
                 wanted = " or ".join(f"{width} x {height}" for width, height in sorted(real))
                 raise fault(file, key, found=f"{name} is said to be {size[0]} x {size[1]}", expected=f"{wanted} pixels")
+        counts = {str(image["file_name"]): 0 for image in images.values()}
         for annotation in content["annotations"]:
             _check_polygons(file, annotation, images)
-        return len(content["annotations"])
+            if labels and annotation["category_id"] not in labels:
+                named = {one["id"]: one.get("name") for one in content.get("categories", [])}
+                category = annotation["category_id"]
+                found = f"annotation {annotation.get('id')} is of category {category} ({named.get(category)!r})"
+                raise fault(file, key, found=found, expected=f"one of the datalist's labels, {sorted(labels)}")
+            counts[str(images[annotation["image_id"]]["file_name"])] += 1
+        return counts
     except DataFault:
         raise
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -20,7 +20,7 @@ class SectionSummary:
         label_volumes: name of each class with its volume in each mask, in ml (3-D) or pixels (2-D).
         instances: number of instances in each instance label map.
         points: numbers of points and objects of each points file.
-        annotations: number of COCO annotations of the whole datalist, where the section uses them.
+        annotations: number of COCO annotations of its images, where the section uses them.
     """
 
     section: str

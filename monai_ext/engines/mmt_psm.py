@@ -107,7 +107,7 @@ class MMTPSMStep(TrainStep):
         answers = self.teacher.answers(levels, mirrored, boxes, size)
         if not self.wants("mgd"):
             return answers, boxes, []
-        found = network.decode(first, boxes, answers.logits[0], answers.deltas[0], size)
+        found = network.decode(first, boxes, answers.logits[0], answers.deltas[0], answers.hidden[0], size)
         return answers, boxes, self._regions(found, first, size)
 
     def _regions(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from monai_ext.functional.instance_map import paint_instances
 from monai_ext.functional.point_nms import distance_nms
+from monai_ext.inferers.tiles import tiles
 
 
 class CellInferer(Inferer):
@@ -81,11 +81,3 @@ class CellInferer(Inferer):
         joined = [torch.cat(parts) for parts in zip(*found, strict=True)]
         best = distance_nms(joined[0], joined[1], network.nms_px)
         return tuple(part[best] for part in joined)
-
-
-def tiles(side: int, tile: int, overlap: int) -> list[tuple[int, int, int]]:
-    """Tiles along an axis: first pixel of each, and from where to where it answers; the last one ends at the border."""
-    starts = list(range(0, max(side - overlap, 1), tile - overlap))
-    starts = sorted({min(start, max(side - tile, 0)) for start in starts})
-    middles = [(second + first + tile) // 2 for first, second in pairwise(starts)]
-    return list(zip(starts, [0, *middles], [*middles, side], strict=True))

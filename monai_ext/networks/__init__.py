@@ -7,6 +7,7 @@ from monai_ext.networks.collaborator import Collaborator
 from monai_ext.networks.convnext_fpn import ConvNeXtFPN
 from monai_ext.networks.deeplabv3plus import DeepLabV3Plus
 from monai_ext.networks.detector_training import Answers, DetectorTraining, mirror_boxes
+from monai_ext.networks.instance_relation import DuplicateRemoval, InstanceRelation
 from monai_ext.networks.mask_rcnn import CellMaskRCNN
 from monai_ext.networks.point_instance_net import PointInstanceNet
 from monai_ext.networks.point_training import CellPredictions, PointTraining
@@ -21,7 +22,9 @@ __all__ = [
     "ConvNeXtFPN",
     "DeepLabV3Plus",
     "DetectorTraining",
+    "DuplicateRemoval",
     "InstanceNormAttentionUnet",
+    "InstanceRelation",
     "PointInstanceNet",
     "PointTraining",
     "UNet2p5d",

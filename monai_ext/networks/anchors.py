@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Places of a feature pyramid that lie near objects."""
+"""Anchors: the network that proposes boxes from them, and those that lie near objects."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import box_iou
 
 
@@ -29,3 +31,28 @@ def near_anchors(boxes: Sequence[Tensor], anchors: Sequence[Tensor], *, share: f
     near = torch.stack([(iou > share * iou.amax(1, keepdim=True)).any(0) for iou in ious])
     levels = near.split([level[..., 0].numel() for level in anchors], dim=1)
     return [fits.unflatten(1, level.shape[:3]).any(-1) for fits, level in zip(levels, anchors, strict=True)]
+
+
+def region_proposals(
+    channels: int, anchor_sizes: Sequence[int], *, aspect_ratios: Sequence[float], proposals: int
+) -> RegionProposalNetwork:
+    """torchvision's region proposal network with Mask R-CNN's thresholds.
+
+    Args:
+        channels: of the pyramid's levels.
+        anchor_sizes: in px, one for each level.
+        aspect_ratios: height by width of the anchors.
+        proposals: at most so many, of a level before and of an image after suppression, alike in both modes.
+    """
+    limit = {"training": proposals, "testing": proposals}
+    return RegionProposalNetwork(
+        AnchorGenerator(tuple((size,) for size in anchor_sizes), (tuple(aspect_ratios),) * len(anchor_sizes)),
+        RPNHead(channels, len(aspect_ratios)),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=256,
+        positive_fraction=0.5,
+        pre_nms_top_n=limit,
+        post_nms_top_n=limit,
+        nms_thresh=0.7,
+    )

@@ -18,6 +18,8 @@ class Answers(NamedTuple):
     """Class logits (V, R, C) of the R boxes of all images."""
     deltas: Tensor
     """Box regression (V, R, 4 C), in each view's own direction."""
+    hidden: Tensor
+    """The box head's features (V, R, hidden)."""
     adapted: list[Tensor]
     """Of each pyramid level (V, B, A, h, w), on the grid of the images as they are, not mirrored."""
 
@@ -77,7 +79,7 @@ class DetectorTraining(nn.Module):
             size: H, W of the images.
         """
         of_views = [mirror_boxes(some, width=size[1]) if flip else some for flip in mirrored for some in boxes]
-        logits, deltas = self.network.rois([level.flatten(0, 1) for level in levels], of_views, size)
+        heads = self.network.rois([level.flatten(0, 1) for level in levels], of_views, size)
         adapted = []
         for adapt, level in zip(self.adapters, levels, strict=True):
             maps = adapt(level.flatten(0, 1)).unflatten(0, level.shape[:2])
@@ -85,9 +87,8 @@ class DetectorTraining(nn.Module):
                 torch.stack([one.flip(-1) if flip else one for one, flip in zip(maps, mirrored, strict=True)])
             )
         views, number = len(mirrored), sum(len(some) for some in boxes)
-        return Answers(
-            logits.view(views, number, logits.shape[1]), deltas.view(views, number, deltas.shape[1]), adapted
-        )
+        logits, deltas, hidden = (some.view(views, number, some.shape[1]) for some in heads)
+        return Answers(logits, deltas, hidden, adapted)
 
 
 def mirror_boxes(boxes: Tensor, *, width: float) -> Tensor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torchvision's ResNets as encoders, and weights that a user gives as a file."""
+"""torchvision's ResNets as encoders, their pyramid, and weights that a user gives as a file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from torchvision.models import resnet
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 BACKBONES: dict[str, Callable[..., resnet.ResNet]] = {
     "resnet18": resnet.resnet18,
@@ -48,6 +49,28 @@ def resnet_encoder(
         encoder.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
     return encoder
+
+
+def with_pyramid(encoder: resnet.ResNet, channels: int, *, trainable_layers: int) -> BackboneWithFPN:
+    """An encoder's last four stages and a pyramid of five levels, P2 to P6.
+
+    Args:
+        encoder: what :py:func:`resnet_encoder` gives.
+        channels: of each level.
+        trainable_layers: stages that learn, from the last on; 5 is all of them, the stem included.
+
+    Raises:
+        ValueError: another number of stages than 0 to 5.
+    """
+    if not 0 <= trainable_layers <= 5:
+        raise ValueError(f"trainable_layers: found {trainable_layers}, expected 0 to 5.")
+    stem = nn.ModuleList([encoder.conv1, encoder.bn1])
+    stages = [stem, encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4]
+    for stage in stages[: 5 - trainable_layers]:
+        stage.requires_grad_(False)
+    widest = encoder.fc.in_features
+    names = {f"layer{number + 1}": str(number) for number in range(4)}
+    return BackboneWithFPN(encoder, names, [widest // 8, widest // 4, widest // 2, widest], channels)
 
 
 def load_file(module: nn.Module, path: str | Path, *, of: str, optional: tuple[str, ...] = ()) -> None:

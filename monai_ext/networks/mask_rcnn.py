@@ -11,18 +11,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import resnet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
-from torchvision.ops import FrozenBatchNorm2d
+from torchvision.models.detection.rpn import concat_box_prediction_layers
+from torchvision.ops import FrozenBatchNorm2d, clip_boxes_to_image
 
 from monai_ext.functional.instance_map import number_masks
 from monai_ext.networks.aligned_roi_pool import AlignedRoIPool, crop_masks, paste_masks
-from monai_ext.networks.encoders import load_file, resnet_encoder
+from monai_ext.networks.anchors import region_proposals
+from monai_ext.networks.encoders import load_file, resnet_encoder, with_pyramid
+from monai_ext.networks.instance_relation import DuplicateRemoval, InstanceRelation, duplicate_loss
 
 NORMS: dict[str, Callable[..., nn.Module]] = {
     "frozen": FrozenBatchNorm2d,
@@ -36,6 +35,7 @@ CLASS_LAYERS = (
     "roi_heads.mask_predictor.mask_fcn_logits.",
 )
 """Layers whose shape depends on the number of classes."""
+IR_NET = ("relation.", "removal.")
 
 
 class CellMaskRCNN(nn.Module):
@@ -69,9 +69,11 @@ class CellMaskRCNN(nn.Module):
         proposals: at most so many, of a level before and of an image after suppression.
         box_samples: proposals of an image that the heads learn from, at most a quarter of them on objects.
         hidden: width of the box head.
+        instance_relation: IR-Net's masks, see :py:class:`~monai_ext.networks.InstanceRelation`.
+        duplicate_removal: IR-Net's scores, see :py:class:`~monai_ext.networks.DuplicateRemoval`.
         backbone_weights: a file with torchvision's state dict for the backbone.
         weights: a file with torchvision's state dict for the whole network; layers of another number of classes are
-            left out. Nothing is ever downloaded.
+            left out, IR-Net's may be missing. Nothing is ever downloaded.
 
     Raises:
         ValueError: an option out of range, or weights that do not fit, with the keys that differ.
@@ -95,6 +97,8 @@ class CellMaskRCNN(nn.Module):
         proposals: int = 2000,
         box_samples: int = 512,
         hidden: int = 1024,
+        instance_relation: bool = False,
+        duplicate_removal: bool = False,
         backbone_weights: str | Path | None = None,
         weights: str | Path | None = None,
     ) -> None:
@@ -102,12 +106,13 @@ class CellMaskRCNN(nn.Module):
         if len(anchor_sizes) != 5:
             raise ValueError(f"anchor_sizes: found {len(anchor_sizes)}, expected one for each level P2 to P6.")
         self.classes, self.box_dropout = classes, box_dropout
+        self.score_threshold, self.nms_iou, self.most = score_threshold, nms_iou, detections
         self.strides, self.divisor = [4, 8, 16, 32, 64], 32
         if norm not in NORMS:
             raise ValueError(f"norm: found {norm!r}, expected one of {', '.join(NORMS)}.")
         encoder = resnet_encoder(backbone, in_channels, norm=NORMS[norm], weights=backbone_weights)
-        self.backbone = _with_pyramid(encoder, channels, trainable_layers)
-        self.rpn = _region_proposals(channels, anchor_sizes, aspect_ratios, proposals)
+        self.backbone = with_pyramid(encoder, channels, trainable_layers=trainable_layers)
+        self.rpn = region_proposals(channels, anchor_sizes, aspect_ratios=aspect_ratios, proposals=proposals)
         self.roi_heads = _Heads(
             box_roi_pool=AlignedRoIPool(BOX_BINS),
             box_head=TwoMLPHead(channels * BOX_BINS**2, hidden),
@@ -124,8 +129,10 @@ class CellMaskRCNN(nn.Module):
             mask_head=MaskRCNNHeads(channels, (channels,) * 4, 1),
             mask_predictor=MaskRCNNPredictor(channels, channels, classes),
         )
+        self.relation = InstanceRelation(channels, classes) if instance_relation else None
+        self.removal = DuplicateRemoval(hidden) if duplicate_removal else None
         if weights is not None:
-            load_file(self, weights, of="the network's", optional=CLASS_LAYERS)
+            load_file(self, weights, of="the network's", optional=CLASS_LAYERS + IR_NET)
 
     def forward(self, image: Tensor) -> Tensor:
         """Images (B, in_channels, H, W) of any size to label maps (B, C - 1, H, W), float32, one for each class.
@@ -174,7 +181,9 @@ class CellMaskRCNN(nn.Module):
         return boxes
 
     @torch.jit.export
-    def rois(self, features: list[Tensor], boxes: list[Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def rois(
+        self, features: list[Tensor], boxes: list[Tensor], image_size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """What the box head says of given boxes; with dropout while training.
 
         Args:
@@ -183,7 +192,8 @@ class CellMaskRCNN(nn.Module):
             image_size: H, W of the images before they were filled up.
 
         Returns:
-            class logits (R, C) and box regression (R, 4 C), of the R boxes of all images.
+            class logits (R, C), box regression (R, 4 C) and the box head's features (R, hidden), of the R boxes of all
+            images.
 
         Raises:
             ValueError: the features are not those of images of this size.
@@ -204,8 +214,8 @@ class CellMaskRCNN(nn.Module):
             of the own class in the box.
         """
         proposals = self.proposals(features, image_size)
-        logits, deltas = self._score(features, proposals, False)
-        return self.decode(features, proposals, logits, deltas, image_size)
+        logits, deltas, hidden = self._score(features, proposals, False)
+        return self.decode(features, proposals, logits, deltas, hidden, image_size)
 
     @torch.jit.export
     def decode(
@@ -214,12 +224,23 @@ class CellMaskRCNN(nn.Module):
         proposals: list[Tensor],
         logits: Tensor,
         deltas: Tensor,
+        hidden: Tensor,
         image_size: tuple[int, int],
     ) -> list[dict[str, Tensor]]:
         """The instances that :py:meth:`rois` of :py:meth:`proposals` amount to, as :py:meth:`detect` gives them."""
-        sizes = [image_size for _ in proposals]
-        boxes, scores, labels = self.roi_heads.postprocess_detections(logits, deltas, proposals, sizes)
-        masks = self._own_masks(features, boxes, torch.cat(labels)).sigmoid().split([len(some) for some in boxes])
+        if self.removal is None:
+            sizes = [image_size for _ in proposals]
+            boxes, scores, labels = self.roi_heads.postprocess_detections(logits, deltas, proposals, sizes)
+        else:
+            boxes, scores, labels = [], [], []
+            for ranked in self._ranked(proposals, logits, deltas, hidden, image_size):
+                some, score, label = self.removal.detections(
+                    ranked, least_score=self.score_threshold, nms_iou=self.nms_iou, most=self.most
+                )
+                boxes.append(some)
+                scores.append(score)
+                labels.append(label)
+        masks = self._own_masks(features, boxes, labels)[-1].sigmoid().split([len(some) for some in boxes])
         found: list[dict[str, Tensor]] = []
         for number, some in enumerate(boxes):
             found.append({"boxes": some, "labels": labels[number], "scores": scores[number], "masks": masks[number]})
@@ -237,7 +258,8 @@ class CellMaskRCNN(nn.Module):
 
         Returns:
             ``rpn_objectness``, ``rpn_box``, ``class``, ``box`` and ``mask``, scalars; without objects ``rpn_box``,
-            ``box`` and ``mask`` are 0 and still have a graph.
+            ``box`` and ``mask`` are 0 and still have a graph. With ``instance_relation``, ``mask`` is the mean of both
+            masks' losses; with ``duplicate_removal`` there is ``duplicate`` too, the mean squared error of its answer.
 
         Raises:
             ValueError: a target's box has no area, whose regression would be infinite.
@@ -251,16 +273,20 @@ class CellMaskRCNN(nn.Module):
         )
         proposals = self._propose(objectness.detach(), deltas.detach(), anchors, counts, image_size)
         boxes, owners, labels, regression = self.roi_heads.select_training_samples(proposals, targets)
-        logits, box_deltas = self.rois(features, boxes, image_size)
+        logits, box_deltas, hidden = self.rois(features, boxes, image_size)
         class_loss, box_loss = fastrcnn_loss(logits, box_deltas, labels, regression)
         mask_loss = self._mask_loss(features, targets, boxes, owners, labels)
-        return {
+        losses = {
             "rpn_objectness": rpn_objectness,
             "rpn_box": rpn_box,
             "class": class_loss,
             "box": box_loss,
             "mask": mask_loss,
         }
+        if self.removal is not None:
+            ranked = self._ranked(boxes, logits.detach(), box_deltas.detach(), hidden, image_size)
+            losses["duplicate"] = duplicate_loss(ranked, targets)
+        return losses
 
     def _mask_loss(
         self,
@@ -270,16 +296,18 @@ class CellMaskRCNN(nn.Module):
         owners: list[Tensor],
         labels: list[Tensor],
     ) -> Tensor:
-        """Cross-entropy of the own class's mask, over the sampled boxes that lie on an object."""
+        """Cross-entropy of the own class's masks, over the sampled boxes that lie on an object."""
         kept = [label > 0 for label in labels]
         boxes = [some[keep] for some, keep in zip(boxes, kept, strict=True)]
-        logits = self._own_masks(features, boxes, torch.cat([a[keep] for a, keep in zip(labels, kept, strict=True)]))
+        logits = self._own_masks(features, boxes, [some[keep] for some, keep in zip(labels, kept, strict=True)])
         seen = [
             crop_masks(target["masks"], some, owner[keep], size=logits.shape[-1])
             for target, some, owner, keep in zip(targets, boxes, owners, kept, strict=True)
             if len(some)
         ]
-        return F.binary_cross_entropy_with_logits(logits, torch.cat(seen)) if seen else logits.sum() * 0
+        if not seen:
+            return logits.sum() * 0
+        return F.binary_cross_entropy_with_logits(logits, torch.cat(seen).expand_as(logits))
 
     @torch.jit.unused
     def anchors_of_levels(self, features: Sequence[Tensor]) -> list[Tensor]:
@@ -307,16 +335,33 @@ class CellMaskRCNN(nn.Module):
         boxes = self.rpn.box_coder.decode(deltas, anchors).view(len(anchors), -1, 4)
         return self.rpn.filter_proposals(boxes, objectness, [image_size for _ in anchors], counts)[0]
 
-    def _score(self, features: list[Tensor], boxes: list[Tensor], dropout: bool) -> tuple[Tensor, Tensor]:
+    def _score(self, features: list[Tensor], boxes: list[Tensor], dropout: bool) -> tuple[Tensor, Tensor, Tensor]:
         hidden = self.roi_heads.box_head(self.roi_heads.box_roi_pool(features, boxes))
         logits, deltas = self.roi_heads.box_predictor(F.dropout(hidden, self.box_dropout, dropout))
-        return logits.float(), deltas.float()
+        return logits.float(), deltas.float(), hidden
 
-    def _own_masks(self, features: list[Tensor], boxes: list[Tensor], labels: Tensor) -> Tensor:
-        """Mask logits (R, 28, 28) of each box's class."""
-        pooled = self.roi_heads.mask_roi_pool(features, boxes)
+    def _own_masks(self, features: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> Tensor:
+        """Mask logits (1, R, 28, 28) of each box's class; with ``instance_relation`` (2, ...), refined last."""
+        pooled, own = self.roi_heads.mask_roi_pool(features, boxes), torch.cat(labels)
         logits = self.roi_heads.mask_predictor(self.roi_heads.mask_head(pooled)).float()
-        return logits[torch.arange(len(labels), device=labels.device), labels]
+        stages = [logits[torch.arange(len(own), device=own.device), own]]
+        if self.relation is not None:
+            image = torch.cat([torch.full_like(some, number) for number, some in enumerate(labels)])
+            stages.append(self.relation(pooled, stages[0], own, image))
+        return torch.stack(stages)
+
+    def _ranked(
+        self, boxes: list[Tensor], logits: Tensor, deltas: Tensor, hidden: Tensor, image_size: tuple[int, int]
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """For each image what :py:meth:`DuplicateRemoval.ranked` says of the regressed boxes."""
+        counts = [len(some) for some in boxes]
+        decoded = clip_boxes_to_image(self.roi_heads.box_coder.decode(deltas, boxes), image_size).split(counts)
+        probs, features = logits.softmax(-1).split(counts), hidden.split(counts)
+        ranked: list[tuple[Tensor, Tensor, Tensor]] = []
+        if self.removal is not None:
+            for number in range(len(boxes)):
+                ranked.append(self.removal.ranked(features[number], decoded[number], probs[number]))
+        return ranked
 
 
 class _Heads(RoIHeads):
@@ -330,32 +375,3 @@ class _Heads(RoIHeads):
 def _check_size(features: list[Tensor], image_size: tuple[int, int]) -> None:
     if features[0].shape[2] != -(-image_size[0] // 32) * 8 or features[0].shape[3] != -(-image_size[1] // 32) * 8:
         raise ValueError("image_size: found another than the features were made of, expected (H, W) of the images.")
-
-
-def _with_pyramid(encoder: resnet.ResNet, channels: int, trainable_layers: int) -> BackboneWithFPN:
-    if not 0 <= trainable_layers <= 5:
-        raise ValueError(f"trainable_layers: found {trainable_layers}, expected 0 to 5.")
-    stem = nn.ModuleList([encoder.conv1, encoder.bn1])
-    stages = [stem, encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4]
-    for stage in stages[: 5 - trainable_layers]:
-        stage.requires_grad_(False)
-    widest = encoder.fc.in_features
-    names = {f"layer{number + 1}": str(number) for number in range(4)}
-    return BackboneWithFPN(encoder, names, [widest // 8, widest // 4, widest // 2, widest], channels)
-
-
-def _region_proposals(
-    channels: int, sizes: Sequence[int], ratios: Sequence[float], proposals: int
-) -> RegionProposalNetwork:
-    limit = {"training": proposals, "testing": proposals}
-    return RegionProposalNetwork(
-        AnchorGenerator(tuple((size,) for size in sizes), (tuple(ratios),) * len(sizes)),
-        RPNHead(channels, len(ratios)),
-        fg_iou_thresh=0.7,
-        bg_iou_thresh=0.3,
-        batch_size_per_image=256,
-        positive_fraction=0.5,
-        pre_nms_top_n=limit,
-        post_nms_top_n=limit,
-        nms_thresh=0.7,
-    )

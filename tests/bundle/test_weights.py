@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monai_ext.bundle.weights import load_weights
+from monai_ext.bundle.weights import check_weights, load_weights
 
 
 def test_loads_what_was_saved(tmp_path):
@@ -47,3 +47,13 @@ def test_another_network_names_the_keys(tmp_path, other, words):
     torch.save(other.state_dict(), tmp_path / "model.pt")
     with pytest.raises(SystemExit, match=words):
         load_weights(torch.nn.Linear(2, 3), tmp_path / "model.pt")
+
+
+def test_files_to_begin_with(tmp_path):
+    torch.save(torch.nn.Linear(1, 1).state_dict(), tmp_path / "model.pt")
+    check_weights([None, tmp_path / "model.pt"])
+    with pytest.raises(SystemExit, match=r"none\.pt: there is no such file"):
+        check_weights([None, tmp_path / "model.pt", tmp_path / "none.pt"])
+    (tmp_path / "empty.pt").touch()
+    with pytest.raises(SystemExit, match="0 bytes"):
+        check_weights([tmp_path / "empty.pt"])

@@ -33,6 +33,7 @@ TILES = {"training": 2, "unlabeled": 4, "validation": 2, "test": 2, "size": 32}
 DETECTOR = {
     "_target_": "monai_ext.networks.CellMaskRCNN", "backbone": "resnet18", "norm": "group", "channels": 16,
     "hidden": 16, "anchor_sizes": [8, 16, 32, 64, 128], "proposals": 20, "box_samples": 16, "detections": 10,
+    "instance_relation": True, "duplicate_removal": True,
 }  # fmt: skip
 SMEARS = {"training": 2, "unlabeled": 2, "validation": 2, "test": 2, "size": 64, "diameter_px": 24}
 CELLS = {"training": 2, "validation": 2, "test": 2, "size": 64, "diameter_px": 12}

@@ -6,7 +6,11 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ from monai_ext.data import load_datalist
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[2]
 CKS = {"detection", "offset", "foreground", "instances", "border", "collapse"}
 MASKS = {"detection", "offset", "mask"}
 ROWS = {
@@ -169,3 +174,21 @@ def test_shipped_weights_fit_the_inference_network(trained_cks):
     definition = ConfigParser(trained_cks.network).get_parsed_content()
     load_weights(definition, trained_cks.root / "models/model.pt")
     assert saved(trained_cks.root).keys() == definition.state_dict().keys()
+
+
+@pytest.mark.real
+@pytest.mark.skipif("FRUGAL_DATA" not in os.environ, reason="FRUGAL_DATA names no folder of real data")
+def test_points_alone_teach_outlines_of_real_nuclei(cks, tmp_path):
+    """From the published folder: after 200 iterations outlines fit that were never drawn for it."""
+    source, data = Path(os.environ["FRUGAL_DATA"]) / "dsb2018_fluorescence", tmp_path / "data"
+    script = ROOT / "scripts/prepare_dsb2018_fluorescence.py"
+    subprocess.run([sys.executable, script, source, "--out", data], check=True, capture_output=True)
+    content = json.loads((data / "datalist.json").read_text())
+    content["validation"] = content["validation"][::3]
+    (data / "few.json").write_text(json.dumps(content))
+    small = json.loads((ROOT / "bundles/cks/configs/small.json").read_text())
+    values = {"dataset_dir": str(data), "datalist": str(data / "few.json"), "phantom_dir": str(tmp_path / "none")}
+    values |= {"network_def#backbone#size": small["backbone_size"], "network_def#window_px": small["window_px"]}
+    names = ("train", "small", "datasets/dsb2018_fluorescence")
+    cks.run(*names, **values, crop_px=[128, 128], max_epochs=2, finetune_epochs=0, progress=False)
+    assert float(cks.metrics()[-1]["val/ap50"]) > 0.2

@@ -17,7 +17,7 @@ from monai_ext.data import load_datalist
 
 pytestmark = pytest.mark.slow
 
-OWN = {"rpn_objectness", "rpn_box", "class", "box", "mask"}
+OWN = {"rpn_objectness", "rpn_box", "class", "box", "mask", "duplicate"}
 ROWS = {
     "supervised_only": OWN,
     "full_supervision": OWN,

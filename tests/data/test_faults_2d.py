@@ -107,3 +107,26 @@ def test_coco_missing_or_malformed(tiles):
     del tiles.content["annotations"]
     tiles.check(None)
     tiles.refused("list.json (annotations)", "'training' needs it", needs={"training": ["image", "annotations"]})
+
+
+def test_coco_categories_are_the_datalist_s(tiles):
+    tiles.coco["categories"] = [{"id": 4, "name": "debris"}]
+    tiles.coco["annotations"][1]["category_id"] = 4
+    tiles.write_coco()
+    tiles.refused("coco.json (annotations)", "annotation 6 is of category 4 ('debris')", "labels, [1]", needs=None)
+    tiles.content["labels"]["4"] = "debris"
+    assert tiles.check(None)[0].annotations == 2
+
+
+def test_coco_annotations_belong_to_the_sections_that_need_them(tiles):
+    needs = {"training": ["image", "annotations"]}
+    assert tiles.check(needs)[0].annotations == 2
+    tiles.coco["images"].append({"id": 2, "file_name": "u.png", "width": 40, "height": 30})
+    for annotation in tiles.coco["annotations"]:
+        annotation["image_id"] = 2
+    tiles.write_coco()
+    tiles.refused("list.json (training)", "none of its 1 images has an annotation in coco.json", needs=needs)
+    assert tiles.check(None)[0].annotations == 0
+    tiles.coco["images"] = tiles.coco["images"][1:]
+    tiles.write_coco()
+    tiles.refused("coco.json (annotations)", "names no image t.png", "each of 'training'", needs=needs)

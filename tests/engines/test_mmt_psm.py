@@ -9,6 +9,7 @@ import pytest
 import torch
 from monai.engines import SupervisedTrainer
 
+from benchmarks.reference.mmt_psm_apart import terms_apart
 from monai_ext.engines import MMTPSMStep
 from monai_ext.functional.distill import masks_of_levels
 from monai_ext.losses import MaskGuidedDistillationLoss, SensitiveSampleLoss
@@ -235,3 +236,14 @@ def test_options_out_of_range():
         MMTPSMStep(student=make_student(), teacher=None, losses={}, weights=dict.fromkeys(ALL, 1.0))
     with pytest.raises(ValueError, match="teacher_0"):
         make_step().terms({"image": torch.zeros(1, 3, SIDE, SIDE), "target": [make_target()]})
+
+
+def test_equals_every_view_of_every_image_on_its_own():
+    step, batch = make_step(), make_batch()
+    torch.manual_seed(3)
+    found = step.terms(batch)
+    torch.manual_seed(3)
+    expected = terms_apart(batch, student=step.students["student"], teacher=step.teacher, losses=step.losses)
+    assert found["psm"] > 0 < found["mgd"]
+    for name, term in expected.items():
+        torch.testing.assert_close(found[name], term, rtol=1e-4, atol=1e-6)

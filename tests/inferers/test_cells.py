@@ -11,7 +11,7 @@ from torch import nn
 from monai_ext.functional.instance_map import paint_instances
 from monai_ext.functional.point_nms import distance_nms
 from monai_ext.inferers import CellInferer
-from monai_ext.inferers.cells import tiles
+from monai_ext.inferers.tiles import tiles
 from monai_ext.networks import ConvNeXtFPN, PointInstanceNet
 
 RADIUS = 5

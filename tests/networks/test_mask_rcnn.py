@@ -394,7 +394,7 @@ def test_the_mask_loss_by_hand(monkeypatch):
     mask[0, 8:36, 8:22] = 1  # the left half of the box, 14 of 28 bins
     boxes = [torch.tensor([[8.0, 8.0, 36.0, 36.0], [0.0, 0.0, 9.0, 9.0]])]
     logits = torch.full((1, 28, 28), math.log(3))
-    monkeypatch.setattr(network, "_own_masks", lambda features, boxes, labels: logits[: len(labels)])
+    monkeypatch.setattr(network, "_own_masks", lambda features, boxes, labels: logits[None, : len(labels[0])])
     loss = network._mask_loss([], [{"masks": mask}], boxes, [torch.tensor([0, 0])], [torch.tensor([2, 0])])
     assert float(loss) == pytest.approx(-(math.log(0.75) + math.log(0.25)) / 2, rel=1e-5)
 
@@ -406,7 +406,9 @@ def told(monkeypatch, network, boxes, logits, deltas=None):
     """The network's proposals and what its box head says of them; the masks of detections stay its own."""
     deltas = torch.zeros(len(boxes), 4 * network.classes) if deltas is None else deltas
     monkeypatch.setattr(network, "proposals", lambda features, size: [boxes])
-    monkeypatch.setattr(network, "_score", lambda features, boxes, dropout: (logits, deltas))
+    monkeypatch.setattr(
+        network, "_score", lambda features, boxes, dropout: (logits, deltas, torch.zeros(len(boxes[0]), 32))
+    )
 
 
 def test_detections_by_hand(monkeypatch):
@@ -492,7 +494,7 @@ def test_scripted_equals_eager(threshold, tmp_path):
         assert len(mine["scores"]) == (40 if threshold < 1 else 0)
         assert mine["pasted"].shape == (len(mine["scores"]), 50, 75)
         levels = scripted.features(image)
-        scores, _ = scripted.rois(levels, scripted.proposals(levels, (50, 75)), (50, 75))
+        scores, _, _ = scripted.rois(levels, scripted.proposals(levels, (50, 75)), (50, 75))
         assert scores.shape[1] == 3
 
 
@@ -621,6 +623,111 @@ def test_lower_precision_keeps_boxes_exact():
     assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
     assert all(found[name].dtype == torch.float32 for name in ("boxes", "scores", "masks"))
     assert (found["boxes"] != found["boxes"].bfloat16()).any()
+
+
+# IR-Net's two parts
+
+
+def related(**kwargs):
+    network = small(instance_relation=True, duplicate_removal=True, **kwargs)
+    nn.init.ones_(network.relation.gamma)
+    return network
+
+
+def test_refined_masks_and_their_loss(monkeypatch):
+    network = related().train()
+    image, targets = two_discs()
+    features = network.features(image)
+    monkeypatch.setattr(
+        network.relation, "forward", lambda pooled, masks, labels, image: masks * 0 + labels.view(-1, 1, 1)
+    )
+    boxes, owners, labels = targets[0]["boxes"], [torch.arange(2)], [targets[0]["labels"]]
+    stages = network._own_masks(features, [boxes], labels)
+    assert torch.equal(stages[1], torch.tensor([1.0, 2.0]).view(2, 1, 1).expand(2, 28, 28))
+    truth = crop_masks(targets[0]["masks"], boxes, owners[0], size=28)
+    expected = [F.binary_cross_entropy_with_logits(stage, truth) for stage in stages]
+    found = network._mask_loss(features, targets, [boxes], owners, labels)
+    torch.testing.assert_close(found, sum(expected) / 2)
+    network.relation.forward = lambda *args: torch.full((len(args[2]), 28, 28), 3.0)
+    told(monkeypatch, network, boxes, torch.tensor([(0.0, 9.0, 0.0), (0.0, 0.0, 9.0)]))
+    network.removal = None
+    detected = network.detect(features, SIZE)[0]["masks"]
+    torch.testing.assert_close(detected, torch.full((2, 28, 28), 3.0).sigmoid())
+
+
+def test_scores_are_the_predicted_overlaps(monkeypatch):
+    network = related(score_threshold=0.3, nms_iou=0.5, detections=3).eval()
+    boxes = torch.tensor([(0, 0, 20, 20), (0, 0, 20, 18), (30, 30, 50, 50), (10, 40, 20, 60), (50, 2, 60, 12.0)])
+    probability = torch.tensor([(0.1, 0.9, 0), (0.2, 0.8, 0), (0.3, 0.0, 0.7), (0.4, 0.6, 0.0), (0.95, 0.05, 0.0)])
+    told(monkeypatch, network, boxes, (probability + 1e-9).log())
+    overlap = torch.tensor([[0.4, 0.9, 0.2, 0.99, 0.99], [0.8, 0.99, 0.99, 0.99, 0.99]])
+    monkeypatch.setattr(network.removal, "forward", lambda hidden, boxes: overlap)
+    found = network.detect(network.features(torch.randn(1, 3, *SIZE)), SIZE)[0]
+    # Of the first two the second is thought to lie better; the fourth's overlap is low, all others' probability.
+    torch.testing.assert_close(found["scores"], torch.tensor([0.9, 0.8]))
+    assert found["labels"].tolist() == [1, 2]
+    torch.testing.assert_close(found["boxes"], boxes[[1, 2]])
+
+
+def test_the_removals_loss(monkeypatch):
+    """Against the overlaps of the regressed boxes, ranked within their class."""
+    network = related(box_dropout=0.0).train()
+    image, targets = two_discs()
+    seen = []
+    monkeypatch.setattr(
+        network.removal, "forward", lambda hidden, boxes: seen.append(boxes) or hidden.mean(-1).sigmoid()
+    )
+    losses = network.supervised(network.features(image), targets, SIZE)
+    assert losses["duplicate"] > 0
+    losses["duplicate"].backward()
+    assert network.roi_heads.box_head.fc6.weight.grad.abs().max() > 0
+    assert network.roi_heads.box_predictor.bbox_pred.weight.grad is None
+    assert seen[0].shape[::2] == (2, 4)
+    assert seen[0].min() >= 0
+    assert seen[0].max() <= 64
+
+
+@pytest.mark.parametrize(
+    "parts", [("instance_relation",), ("duplicate_removal",), ("instance_relation", "duplicate_removal")]
+)
+def test_scripted_with_irnets_parts(parts):
+    network = small(score_threshold=-1.0, detections=10, **dict.fromkeys(parts, True)).eval()
+    scripted = torch.jit.script(network)
+    with torch.no_grad():
+        for size in ((64, 64), (33, 97)):
+            image = torch.randn(2, 3, *size)
+            assert torch.equal(scripted(image), network(image))
+        assert len(network.instances(image[:1])["scores"]) == 10
+
+
+def test_every_parameter_learns_with_and_without_objects():
+    network = related().train()
+    image, targets = two_discs()
+    sum(network.supervised(network.features(image), targets, SIZE).values()).backward()
+    silent = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+    losses = network.supervised(network.features(image), [nothing()], SIZE)
+    assert all(loss.isfinite() for loss in losses.values())
+    network.zero_grad()
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_it_learns_one_image_with_irnets_parts():
+    options = {"channels": 32, "hidden": 64, "box_dropout": 0.0, "box_samples": 32, "proposals": 100}
+    network = small(**options, trainable_layers=0, instance_relation=True, duplicate_removal=True).train()
+    learn(network, torch.optim.Adam(trainable(network).values(), lr=3e-3), 90)
+    image, targets = two_discs()
+    with torch.no_grad():
+        shown = network.eval()(image)[0] == 1
+    for mask, truth in zip(shown, targets[0]["masks"], strict=True):
+        assert (mask & truth).sum() / (mask | truth).sum() > 0.6
+
+
+def test_plain_weights_fit_irnet(tmp_path):
+    torch.save(small().state_dict(), tmp_path / "plain.pth")
+    network = related(weights=tmp_path / "plain.pth")
+    assert torch.equal(network.rpn.head.cls_logits.weight, small().rpn.head.cls_logits.weight)
 
 
 # Options and faults
