@@ -38,8 +38,14 @@ cks)
     step "evaluation on the test phantoms" evaluating "train small demo evaluate"
     step "inference" inference "inference small"
     ;;
+mmt_psm)
+    cd bundles/mmt_psm
+    step "four labelled smears and 36 without masks: a detector and its teacher" training "train small demo"
+    step "evaluation on the test phantoms" evaluating "train small demo evaluate"
+    step "inference" inference "inference small"
+    ;;
 *)
-    echo "There is no bundle '$bundle'; there are: pa_seg_3d, eugmt, cks" >&2
+    echo "There is no bundle '$bundle'; there are: pa_seg_3d, eugmt, cks, mmt_psm" >&2
     exit 1
     ;;
 esac
@@ -48,7 +54,9 @@ python - <<'END'
 import csv, json, pathlib, statistics
 folder = pathlib.Path("output/evaluation")
 pooled = json.loads((folder / "report.json").read_text()).get("pooled", {})
-if "ap50" in pooled:
+if "aji" in pooled:
+    print(f"On the test phantoms: AJI {pooled['aji']:.3f}, mask AP50 {pooled['ap50']:.3f}")
+elif "ap50" in pooled:
     print(f"On the test phantoms: AP50 {pooled['ap50']:.3f}, Dice {pooled['dice']:.3f}")
 else:
     with open(folder / "val_mean_dice_raw.csv") as file:

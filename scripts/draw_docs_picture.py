@@ -22,6 +22,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Normalize
 from PIL import Image
 
 from monai_ext.data import load_datalist
+from monai_ext.data.coco import CocoReader
 from monai_ext.functional.instances import centroids
 from monai_ext.functional.partial_labels import UNLABELLED
 from monai_ext.functional.seed_expansion import expand_seeds
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--case", type=int, default=0, help="number of the test case")
     options = parser.parse_args(arguments)
     bundle = ROOT / "bundles" / options.bundle
-    phantoms = bundle / "output/phantom"
+    phantoms = bundle / "output" / ("phantom_small" if options.bundle == "mmt_psm" else "phantom")
     entry = load_datalist(phantoms / "datalist.json", phantoms, "test")[options.case]
     figure = DRAWINGS[options.bundle](entry, bundle / "output/inference/images")
     figure.tight_layout()
@@ -99,6 +100,25 @@ def draw_cells(entry: dict[str, Any], predictions: Path) -> Figure:
     return figure
 
 
+def draw_smears(entry: dict[str, Any], predictions: Path) -> Figure:
+    """MMT-PSM: a smear, and the outlines learned and true of its cytoplasm and nuclei."""
+    image = np.asarray(Image.open(entry["image"]))
+    file = Path(entry["image"])
+    true = CocoReader(file.parents[1] / "annotations.json"), f"images/{file.name}"
+    found = CocoReader(predictions.parent / "instances.coco.json"), f"images/{file.name}"
+    figure, axes = plt.subplots(1, 3, figsize=(9, 3.3), facecolor="white")
+    for axis in axes:
+        axis.imshow(image)
+        axis.set_axis_off()
+    for axis, (reader, name) in zip(axes[1:], (found, true), strict=True):
+        for annotation, mask in zip(reader.annotations(name), reader.masks(name), strict=True):
+            colour = BLUE if annotation["category_id"] == 1 else ORANGE
+            axis.contour(mask, levels=[0.5], colors=[colour], linewidths=1.2)
+    for axis, title in zip(axes, ("a smear", "outlines learned", "true outlines"), strict=True):
+        axis.set_title(title, fontsize=9)
+    return figure
+
+
 def _draw(image: np.ndarray, mask: np.ndarray, prediction: np.ndarray, seeds: np.ndarray, clicks: tuple) -> Figure:
     foreground, background = clicks
     k = round(float(foreground[2]))
@@ -121,7 +141,7 @@ def _draw(image: np.ndarray, mask: np.ndarray, prediction: np.ndarray, seeds: np
     return figure
 
 
-DRAWINGS = {"pa_seg_3d": draw_points, "eugmt": draw_membranes, "cks": draw_cells}
+DRAWINGS = {"pa_seg_3d": draw_points, "eugmt": draw_membranes, "cks": draw_cells, "mmt_psm": draw_smears}
 
 
 if __name__ == "__main__":

@@ -85,6 +85,29 @@ def test_two_processes_train_two_unlike_networks(cks, command_line):
     cks.run("inference", workflow_type="infer")
 
 
+def test_two_processes_train_a_detector_and_its_teacher(mmt_psm, command_line):
+    """Before the start the adaptation layers have no part in the loss."""
+    mmt_psm.copy_configs()
+    overlay = {
+        "run": [
+            "$@train#trainer.run()",
+            "$torch.save([n.state_dict() for n in @networks], @bundle_root + '/rank%d.pt' % @rank)",
+        ],
+        "networks": "$[@student, @teacher]",
+        "teacher_start": 0,
+    }
+    student, teacher = torchrun(mmt_psm, command_line, **overlay)
+    rows = mmt_psm.metrics()
+    assert [float(row["weight/mgd"]) > 0 for row in rows] == [False, True]
+    assert {"val/map", "val/aji"} <= rows[0].keys()
+    saved = torch.load(mmt_psm.root / "models/checkpoint.pt", weights_only=True)
+    assert all(torch.equal(saved["student"][name.removeprefix("module.")], student[name]) for name in student)
+    assert all(torch.equal(saved["teacher"][name], teacher[name]) for name in teacher)
+    assert any(not torch.equal(student[f"module.{name}"], teacher[name]) for name in teacher)
+    assert saved["lr_scheduler"]["last_epoch"] == 4, "epochs have as many iterations as on one process"
+    mmt_psm.run("inference", workflow_type="infer")
+
+
 def test_two_processes_train_stage_two(stage_one, bundle, command_line):
     shutil.copytree(stage_one.root / "models", bundle.copy_configs() / "models")
     overlay = {"second": "@auxiliary", "auxiliary_def": bundle.auxiliary, "refresh_epochs": 1, "max_epochs": 2}
