@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which few patches to annotate: those that stand for many others and are alike within.
+
+Source: Lou et al., "Which pixel to annotate: a label-efficient nuclei segmentation framework" (IEEE TMI 2022), section
+III-A, Eq. 1 and Algorithm 1.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.cluster import KMeans
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Candidates = Literal["all", "touching"]
+
+COARSE_ITERATIONS, FINE_ITERATIONS = 10_000, 50_000
+
+
+class Selection(NamedTuple):
+    """What :func:`select_patches` chose and why."""
+
+    picks: Ints
+    """(K1,) the window picked from each coarse cluster."""
+    clusters: Ints
+    """(N,) coarse cluster of each window."""
+    terms: Floats
+    """(N, 3) the three terms of Eq. 1, unweighted."""
+    costs: Floats
+    """(N,) their weighted sum; infinite where a window was no candidate."""
+
+
+def select_patches(
+    features: ArrayLike,
+    regions: ArrayLike,
+    *,
+    clusters: int,
+    fine_clusters: int = 4,
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    candidates: Candidates = "all",
+    seeds: tuple[int, int] = (42, 500),
+) -> Selection:
+    r"""One window of each of K1 clusters of windows, the one of least cost (Algorithm 1).
+
+    .. math:: x^k = \arg\min_{x \in C_k} \Big\{ \|f(x) - C(x)\| + \tfrac14 \sum_p \|f(x_p) - c(x)\|
+        + \max_{i<j} \|f(x_i) - f(x_j)\| \Big\}
+
+    C(x) is the centre of the window's cluster. Its sub-regions are clustered in turn, and c(x) is the centre of the
+    largest of these fine clusters, the first of equal ones. k-means is scikit-learn's, with the options and seeds of
+    the released code. A cluster of fewer sub-regions than ``fine_clusters`` has as many as there are.
+
+    Args:
+        features: f(x) of N windows, (N, D).
+        regions: f(x_p) of the four quarters of each, (N, 4, D).
+        clusters: K1, the number of windows to pick.
+        fine_clusters: K2.
+        weights: of the three terms; the paper's ablations set one or two to 0.
+        candidates: ``"all"`` windows of a cluster, as the paper has it, or only those ``"touching"`` its largest fine
+            cluster with a sub-region, as the released code does.
+        seeds: of the coarse and of each fine k-means.
+
+    Raises:
+        ValueError: shapes that do not fit, fewer different windows than clusters, or an unknown option.
+    """
+    windows, quarters = np.asarray(features), np.asarray(regions)
+    if windows.ndim != 2 or quarters.shape != (len(windows), 4, windows.shape[1]):
+        raise ValueError(
+            f"regions: found the shape {quarters.shape}, expected 4 of each of the windows {windows.shape}."
+        )
+    if not 1 <= clusters <= len(windows):
+        raise ValueError(f"clusters: found {clusters}, expected 1 to {len(windows)}, the number of windows.")
+    if candidates not in ("all", "touching"):
+        raise ValueError(f"candidates: found {candidates!r}, expected 'all' or 'touching'.")
+    owner, centres = _k_means(windows, clusters, seed=seeds[0], iterations=COARSE_ITERATIONS)
+    if (different := len(np.unique(owner))) < clusters:
+        raise ValueError(f"clusters: found {different} different windows, expected {clusters} or more.")
+    terms = np.zeros((len(windows), 3))
+    costs = np.full(len(windows), np.inf)
+    picks = np.zeros(clusters, np.int64)
+    for number, centre in enumerate(centres):
+        members = np.flatnonzero(owner == number)
+        parts = quarters[members].reshape(-1, windows.shape[1])
+        fine, fine_centres = _k_means(parts, fine_clusters, seed=seeds[1], iterations=FINE_ITERATIONS)
+        largest = np.bincount(fine).argmax()
+        terms[members] = consistency_terms(windows[members], quarters[members], centre, fine_centres[largest])
+        allowed = (fine.reshape(-1, 4) == largest).any(1) if candidates == "touching" else np.ones(len(members), bool)
+        costs[members[allowed]] = terms[members[allowed]] @ np.asarray(weights)
+        picks[number] = members[costs[members].argmin()]
+    return Selection(picks, owner, terms, costs)
+
+
+def consistency_terms(features: ArrayLike, regions: ArrayLike, centre: ArrayLike, fine_centre: ArrayLike) -> Floats:
+    """The terms of Eq. 1 for windows of one cluster, (N, 3): distance to the cluster's centre, mean distance of the
+    quarters to the fine centre, and the largest distance between two quarters.
+
+    Args:
+        features: (N, D).
+        regions: (N, 4, D).
+        centre: (D,).
+        fine_centre: (D,).
+    """
+    windows, quarters = np.asarray(features, np.float64), np.asarray(regions, np.float64)
+    coarse = np.linalg.norm(windows - np.asarray(centre), axis=-1)
+    fine = np.linalg.norm(quarters - np.asarray(fine_centre), axis=-1).mean(-1)
+    apart = [np.linalg.norm(quarters[:, i] - quarters[:, j], axis=-1) for i, j in combinations(range(4), 2)]
+    return np.stack([coarse, fine, np.max(apart, axis=0)], axis=-1)
+
+
+def window_corners(height: int, width: int, *, size: int, stride: int) -> Ints:
+    """First row and column of each window of an image, (M, 2), row by row.
+
+    Offsets are multiples of the stride, so a strip narrower than the stride may be left over at the far borders.
+
+    Raises:
+        ValueError: a window that does not fit into the image, or a stride below 1.
+    """
+    if size > min(height, width) or size < 1:
+        raise ValueError(f"size: found {size}, expected 1 to {min(height, width)} for an image of {height} x {width}.")
+    if stride < 1:
+        raise ValueError(f"stride: found {stride}, expected 1 or more.")
+    rows, columns = (np.arange(0, side - size + 1, stride) for side in (height, width))
+    return np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
+
+
+def _k_means(points: NDArray[np.floating], clusters: int, *, seed: int, iterations: int) -> tuple[Ints, Floats]:
+    """Cluster of each point, and the clusters' centres, the means of their points."""
+    found = KMeans(min(clusters, len(points)), init="random", n_init=10, max_iter=iterations, random_state=seed).fit(
+        points
+    )
+    return found.labels_.astype(np.int64), found.cluster_centers_

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Algorithm 1 against loops over windows, clusters and pairs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans
+
+from monai_ext.functional.patch_selection import consistency_terms, select_patches, window_corners
+
+
+def draw(windows=60, features=5, *, seed=0):
+    """Windows around four places, and quarters about each window."""
+    rng = np.random.default_rng(seed)
+    middle = rng.normal(size=(4, features)) * 4
+    found = middle[rng.integers(4, size=windows)] + rng.normal(size=(windows, features))
+    return found, found[:, None] + rng.normal(size=(windows, 4, features)) * rng.uniform(0.2, 2, (windows, 1, 1))
+
+
+def algorithm_1(features, regions, k1, k2, weights, candidates):
+    """As it is printed, one window after another."""
+    coarse = KMeans(k1, init="random", n_init=10, max_iter=10_000, random_state=42).fit(features)
+    picks = []
+    for k in range(k1):
+        members = [n for n in range(len(features)) if coarse.labels_[n] == k]
+        centre = np.mean([features[n] for n in members], axis=0)
+        parts = [regions[n][p] for n in members for p in range(4)]
+        fine = KMeans(k2, init="random", n_init=10, max_iter=50_000, random_state=500).fit(parts)
+        sizes = [list(fine.labels_).count(c) for c in range(k2)]
+        largest = sizes.index(max(sizes))
+        fine_centre = np.mean([parts[n] for n in range(len(parts)) if fine.labels_[n] == largest], axis=0)
+        best, pick = np.inf, None
+        for place, n in enumerate(members):
+            if candidates == "touching" and largest not in fine.labels_[4 * place : 4 * place + 4]:
+                continue
+            first = np.sqrt(sum((features[n] - centre) ** 2))
+            second = sum(np.sqrt(sum((regions[n][p] - fine_centre) ** 2)) for p in range(4)) / 4
+            third = max(np.sqrt(sum((regions[n][i] - regions[n][j]) ** 2)) for j in range(4) for i in range(j))
+            cost = weights[0] * first + weights[1] * second + weights[2] * third
+            if cost < best:
+                best, pick = cost, n
+        picks.append((pick, best))
+    return picks
+
+
+@pytest.mark.parametrize("candidates", ["all", "touching"])
+@pytest.mark.parametrize("weights", [(1, 1, 1), (1, 0, 0), (1, 0, 1), (1, 1, 0)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_equals_the_printed_algorithm(candidates, weights, seed):
+    features, regions = draw(seed=seed)
+    found = select_patches(features, regions, clusters=4, fine_clusters=3, weights=weights, candidates=candidates)
+    expected = algorithm_1(features, regions, 4, 3, weights, candidates)
+    assert found.picks.tolist() == [pick for pick, _ in expected]
+    np.testing.assert_allclose(found.costs[found.picks], [cost for _, cost in expected])
+    assert found.clusters[found.picks].tolist() == [0, 1, 2, 3]
+
+
+def test_who_is_a_candidate_matters_and_the_others_cost_infinity():
+    picks = set()
+    for seed in range(20):
+        features, regions = draw(seed=seed)
+        every, few = (
+            select_patches(features, regions, clusters=3, fine_clusters=6, candidates=c) for c in ("all", "touching")
+        )
+        assert np.isfinite(every.costs).all()
+        assert not np.isfinite(few.costs).all()
+        picks.add(every.picks.tolist() == few.picks.tolist())
+    assert picks == {True, False}
+
+
+def test_terms_by_hand():
+    quarters = np.array([[[0, 0], [3, 4], [0, 4], [0, 0]], [[1, 1]] * 4])
+    found = consistency_terms([[3, 4], [0, 1]], quarters, [0, 0], [0, 4])
+    np.testing.assert_allclose(found, [[5, (4 + 3 + 0 + 4) / 4, 5], [1, np.sqrt(10), 0]])
+
+
+def test_a_window_that_is_all_others_costs_least():
+    """Of copies of two windows, one with unlike quarters, those alike within are picked."""
+    features = np.repeat([[0.0, 0], [9, 9]], 10, axis=0)
+    regions = np.repeat(features[:, None], 4, axis=1) + 0.0
+    regions[:9, 0] += 3
+    regions[10:19, 2] += 3
+    found = select_patches(features, regions, clusters=2)
+    assert sorted(found.picks.tolist()) == [9, 19]
+
+
+def test_scaling_and_turning_the_features_changes_no_pick():
+    features, regions = draw(seed=3)
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(5, 5)))[0]
+    expected = select_patches(features, regions, clusters=4)
+    found = select_patches(features @ turn * 3, regions @ turn * 3, clusters=4)
+    assert found.picks.tolist() == expected.picks.tolist()
+    np.testing.assert_allclose(found.costs, expected.costs * 3, rtol=1e-6)
+
+
+def test_few_windows():
+    features, regions = draw(windows=3)
+    found = select_patches(features, regions, clusters=3, fine_clusters=8)
+    assert sorted(found.picks.tolist()) == [0, 1, 2]
+    np.testing.assert_allclose(found.terms[:, 0], 0, atol=1e-12)
+    same = np.zeros((5, 2))
+    assert select_patches(same, np.zeros((5, 4, 2)), clusters=1).picks.tolist() == [0]
+
+
+def test_fewer_different_windows_than_clusters_are_told():
+    with pytest.raises(ValueError, match="clusters: found 2 different windows, expected 3 or more"):
+        select_patches([[0.0], [0], [1], [1]], np.zeros((4, 4, 1)), clusters=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clusters": 0}, "clusters: found 0, expected 1 to 60"),
+        ({"clusters": 61}, "clusters: found 61"),
+        ({"clusters": 2, "candidates": "none"}, "candidates: found 'none'"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        select_patches(*draw(), **options)
+    with pytest.raises(ValueError, match="regions: found the shape"):
+        select_patches(draw()[0], draw()[1][:, :3], clusters=2)
+
+
+@pytest.mark.parametrize(("side", "windows"), [(1000, 2500), (500, 289), (512, 324), (256, 1)])
+def test_windows_of_the_papers_sets(side, windows):
+    corners = window_corners(side, side, size=256, stride=15)
+    assert len(corners) == windows
+    assert corners.max() <= side - 256
+    assert len(np.unique(corners, axis=0)) == windows
+
+
+def test_windows_of_an_oblong_image_row_by_row():
+    assert window_corners(5, 9, size=4, stride=3).tolist() == [[0, 0], [0, 3]]
+    assert window_corners(7, 4, size=4, stride=3).tolist() == [[0, 0], [3, 0]]
+    with pytest.raises(ValueError, match="size: found 6"):
+        window_corners(5, 9, size=6, stride=3)
+    with pytest.raises(ValueError, match="stride: found 0"):
+        window_corners(5, 9, size=4, stride=0)
