@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loss modules that a config constructs; all take logits first."""
 
+from monai_ext.losses.adversarial import WassersteinCriticLoss
 from monai_ext.losses.consistency import CoTeachingLoss, CrossPseudoLoss
 from monai_ext.losses.crf import MultiViewCRFLoss
 from monai_ext.losses.distillation import SoftLabelDistillationLoss
@@ -32,4 +33,5 @@ __all__ = [
     "SoftLabelDistillationLoss",
     "TotalVariationLoss",
     "VarianceLoss",
+    "WassersteinCriticLoss",
 ]

@@ -11,6 +11,7 @@ from monai_ext.networks.instance_relation import DuplicateRemoval, InstanceRelat
 from monai_ext.networks.mask_rcnn import CellMaskRCNN
 from monai_ext.networks.point_instance_net import PointInstanceNet
 from monai_ext.networks.point_training import CellPredictions, PointTraining
+from monai_ext.networks.sin_gan import ComponentCritics, ConditionalSinGAN
 from monai_ext.networks.unet2p5d import UNet2p5d
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "CellMaskRCNN",
     "CellPredictions",
     "Collaborator",
+    "ComponentCritics",
+    "ConditionalSinGAN",
     "ConvNeXtFPN",
     "DeepLabV3Plus",
     "DetectorTraining",
