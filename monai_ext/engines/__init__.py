@@ -3,6 +3,7 @@
 
 from monai_ext.engines.cks import CKSStep
 from monai_ext.engines.co_training import CoTrainingStep
+from monai_ext.engines.csingan import CSinGANStep
 from monai_ext.engines.eugmt import EUGMTStep
 from monai_ext.engines.mmt_psm import MMTPSMStep
 from monai_ext.engines.pa_seg import PASegStep
@@ -11,6 +12,7 @@ from monai_ext.engines.step import TrainStep
 
 __all__ = [
     "CKSStep",
+    "CSinGANStep",
     "CoTrainingStep",
     "EUGMTStep",
     "MMTPSMStep",
