@@ -9,6 +9,7 @@ from monai_ext.networks.deeplabv3plus import DeepLabV3Plus
 from monai_ext.networks.detector_training import Answers, DetectorTraining, mirror_boxes
 from monai_ext.networks.instance_relation import DuplicateRemoval, InstanceRelation
 from monai_ext.networks.mask_rcnn import CellMaskRCNN
+from monai_ext.networks.patch_features import PatchFeatures
 from monai_ext.networks.point_instance_net import PointInstanceNet
 from monai_ext.networks.point_training import CellPredictions, PointTraining
 from monai_ext.networks.sin_gan import ComponentCritics, ConditionalSinGAN
@@ -28,6 +29,7 @@ __all__ = [
     "DuplicateRemoval",
     "InstanceNormAttentionUnet",
     "InstanceRelation",
+    "PatchFeatures",
     "PointInstanceNet",
     "PointTraining",
     "UNet2p5d",

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What windows of an image look like, as vectors: each window through a network, or windows of one map of features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from monai_ext.networks.encoders import resnet_encoder
+
+STRIDE = 32
+"""Pixels of a cell of the map of features."""
+
+
+class PatchFeatures(nn.Module):
+    """A ResNet without its last layer: the mean of its last map of features, 2048 numbers of a ResNet-50.
+
+    Images have values from 0 to 1 and are not normalised, and windows keep their size, as in the released code of Lou
+    et al., "Which pixel to annotate" (IEEE TMI 2022), which takes torchvision's first ImageNet weights of the
+    ResNet-50.
+
+    Args:
+        weights: a file with torchvision's state dict; None for random numbers, which a ``seed`` repeats: features that
+            are not the paper's.
+        backbone: ``"resnet18"``, ``"resnet34"`` or ``"resnet50"``.
+        seed: of the random numbers.
+    """
+
+    def __init__(self, weights: str | Path | None = None, *, backbone: str = "resnet50", seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encoder = resnet_encoder(backbone, 3, weights=weights)
+        self.width = encoder.fc.in_features
+        self.trunk = nn.Sequential(*list(encoder.children())[:-2])
+        self.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def forward(self, windows: Tensor) -> Tensor:
+        """Features (B, D) of windows (B, 3, h, w) with values from 0 to 1."""
+        return self.trunk(windows).mean((2, 3)).float()
+
+    @torch.inference_mode()
+    def of_image(self, image: Tensor, corners: Tensor, size: int) -> Tensor:
+        """Features (M, D) of windows of an image (3, H, W) by their mean over one map of its features.
+
+        An approximation: in a map of the whole image a window's features know what lies around it. The map's cells
+        count by how much of each lies in the window.
+
+        Args:
+            image: values from 0 to 1.
+            corners: first row and column of each window, int64 (M, 2).
+            size: side of the windows.
+        """
+        height, width = image.shape[1:]
+        padded = F.pad(image[None], [0, -width % STRIDE, 0, -height % STRIDE], mode="replicate")
+        sums = _integral(self.trunk(padded)[0].double())
+        first, last = corners.double() / STRIDE, (corners + size).double() / STRIDE
+        area = (size / STRIDE) ** 2
+        total = _at(sums, last[:, 0], last[:, 1]) - _at(sums, first[:, 0], last[:, 1])
+        total = total - _at(sums, last[:, 0], first[:, 1]) + _at(sums, first[:, 0], first[:, 1])
+        return (total / area).t().float()
+
+
+def _integral(features: Tensor) -> Tensor:
+    """Sums (D, h + 1, w + 1) over all cells above and left of each corner."""
+    return F.pad(features.cumsum(1).cumsum(2), [1, 0, 1, 0])
+
+
+def _at(sums: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The integral at places between corners, (D, M): bilinear, exact for cells that are constant within."""
+    top, left = rows.floor().long(), columns.floor().long()
+    down, right = rows - top, columns - left
+    below, beside = (top + 1).clamp_max(sums.shape[1] - 1), (left + 1).clamp_max(sums.shape[2] - 1)
+    upper = sums[:, top, left] * (1 - right) + sums[:, top, beside] * right
+    lower = sums[:, below, left] * (1 - right) + sums[:, below, beside] * right
+    return upper * (1 - down) + lower * down

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Against torchvision's own network, and windows of a map against a loop over its pixels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet18, resnet50
+
+from monai_ext.networks.patch_features import PatchFeatures
+
+
+@pytest.fixture(scope="module")
+def small():
+    return PatchFeatures(backbone="resnet18")
+
+
+def test_features_are_torchvisions_without_the_last_layer(tmp_path):
+    torch.manual_seed(3)
+    theirs = resnet50(weights=None).eval()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.1)
+    torch.save(theirs.state_dict(), tmp_path / "r50.pth")
+    network = PatchFeatures(tmp_path / "r50.pth")
+    windows = torch.rand(2, 3, 64, 64)
+    found = network(windows)
+    theirs.fc = nn.Identity()
+    with torch.no_grad():
+        torch.testing.assert_close(found, theirs(windows))
+    assert found.shape == (2, network.width) == (2, 2048)
+
+
+def test_random_features_repeat_and_leave_the_generator_alone(small):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    again, other = PatchFeatures(backbone="resnet18"), PatchFeatures(backbone="resnet18", seed=1)
+    assert torch.equal(torch.rand(1), expected)
+    windows = torch.rand(1, 3, 32, 32)
+    assert torch.equal(small(windows), again(windows))
+    assert not torch.equal(small(windows), other(windows))
+    assert not any(p.requires_grad for p in small.parameters())
+
+
+def test_windows_keep_their_size(small):
+    """A quarter goes in as it is, not enlarged."""
+    assert small(torch.rand(3, 3, 128, 128)).shape == small(torch.rand(3, 3, 256, 256)).shape == (3, 512)
+
+
+def test_windows_of_a_map_equal_a_loop_over_pixels(small):
+    image = torch.rand(3, 150, 201)
+    corners = torch.tensor([[0, 0], [32, 64], [15, 30], [22, 73], [50, 101], [7, 96]])
+    found = small.of_image(image, corners, 100)
+    padded = nn.functional.pad(image[None], [0, 23, 0, 10], mode="replicate")
+    with torch.no_grad():
+        pixels = small.trunk(padded)[0].repeat_interleave(32, 1).repeat_interleave(32, 2)
+    for (row, column), features in zip(corners.tolist(), found, strict=True):
+        expected = pixels[:, row : row + 100, column : column + 100].mean((1, 2))
+        torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_whole_image_is_a_window_like_any_other(small):
+    image = torch.rand(3, 128, 128)
+    torch.testing.assert_close(small.of_image(image, torch.tensor([[0, 0]]), 128), small(image[None]))
+
+
+def test_weights_of_another_network(tmp_path):
+    torch.save(resnet18(weights=None).state_dict(), tmp_path / "r18.pth")
+    with pytest.raises(ValueError, match=r"r18\.pth: \d+ keys differ from torchvision's resnet50"):
+        PatchFeatures(tmp_path / "r18.pth")
