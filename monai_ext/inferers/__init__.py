@@ -3,5 +3,6 @@
 
 from monai_ext.inferers.cells import CellInferer
 from monai_ext.inferers.detections import DetectionInferer
+from monai_ext.inferers.window_features import WindowFeatureInferer
 
-__all__ = ["CellInferer", "DetectionInferer"]
+__all__ = ["CellInferer", "DetectionInferer", "WindowFeatureInferer"]

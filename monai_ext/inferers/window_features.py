@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Features of all windows of an image and of their quarters."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from torch import Tensor
+
+from monai_ext.functional.patch_selection import window_corners
+
+Mode = Literal["exact", "dense"]
+
+
+class WindowFeatureInferer(Inferer):
+    """What a network such as :class:`~monai_ext.networks.PatchFeatures` says of each window of an image.
+
+    Pictures are as MONAI reads them, columns first; the network sees them and windows are told rows first, as others
+    have them. The image stays in memory and windows are cut on the device, a batch at a time.
+
+    Args:
+        size: side of the windows, an even number of pixels.
+        stride: pixels between neighbouring ones.
+        mode: ``"exact"`` puts each window and each quarter through the network, as the paper does; ``"dense"`` takes
+            means over one map of the image's features, which is an approximation and many times faster.
+        batch_size: windows at a time.
+        store: a folder in which an image's features are kept, so that an interrupted run goes on where it stopped; they
+            are found again by the picture's content, the network's weights and these settings.
+
+    Raises:
+        ValueError: an odd size or an unknown mode.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int = 256,
+        stride: int = 15,
+        mode: Mode = "exact",
+        batch_size: int = 64,
+        store: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        if size % 2 or size < 2:
+            raise ValueError(f"size: found {size}, expected an even number of pixels.")
+        if mode not in ("exact", "dense"):
+            raise ValueError(f"mode: found {mode!r}, expected 'exact' or 'dense'.")
+        self.size, self.stride, self.mode, self.batch_size = size, stride, mode, batch_size
+        self.store = None if store is None else Path(store)
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """For each image ``corners`` int64 (M, 2), first rows and columns, ``features`` float32 (M, D) and ``regions``
+        (M, 4, D), of the quarters: upper left, upper right, lower left, lower right.
+
+        Args:
+            inputs: (B, 3, X, Y), values from 0 to 1.
+            network: takes windows (b, 3, h, w) to (b, D); for ``"dense"`` it has ``of_image``.
+        """
+        images = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        return [self._stored(image.transpose(1, 2).contiguous(), network) for image in images]
+
+    def _stored(self, image: Tensor, network: Any) -> dict[str, Any]:
+        if self.store is None:
+            return self._of_image(image, network)
+        path = self.store / f"{self._name(image, network)}.npz"
+        if path.exists():
+            with np.load(path) as file:
+                return dict(file)
+        found = self._of_image(image, network)
+        self.store.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            np.savez(file, **found)
+        os.replace(temporary, path)
+        return found
+
+    def _name(self, image: Tensor, network: Any) -> str:
+        digest = hashlib.sha256(repr((self.size, self.stride, self.mode, type(network).__name__)).encode())
+        digest.update(image.cpu().numpy().tobytes())
+        if isinstance(network, torch.nn.Module):
+            for name, value in network.state_dict().items():
+                digest.update(name.encode())
+                digest.update(value.cpu().numpy().tobytes())
+        return digest.hexdigest()[:24]
+
+    def _of_image(self, image: Tensor, network: Any) -> dict[str, Any]:
+        half = self.size // 2
+        corners = torch.from_numpy(window_corners(*image.shape[1:], size=self.size, stride=self.stride))
+        quarters = [corners + torch.tensor(step) for step in ((0, 0), (0, half), (half, 0), (half, half))]
+        if self.mode == "dense":
+            features = network.of_image(image, corners.to(image.device), self.size)
+            regions = [network.of_image(image, some.to(image.device), half) for some in quarters]
+        else:
+            features = torch.cat([network(windows) for windows in self._windows(image, corners, self.size)])
+            regions = [torch.cat([network(w) for w in self._windows(image, some, half)]) for some in quarters]
+        return {
+            "corners": corners.numpy(),
+            "features": features.cpu().numpy(),
+            "regions": torch.stack(regions, 1).cpu().numpy(),
+        }
+
+    def _windows(self, image: Tensor, corners: Tensor, size: int) -> Iterator[Tensor]:
+        for some in corners.split(self.batch_size):
+            yield torch.stack([image[:, i : i + size, j : j + size] for i, j in some.tolist()])

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Windows against slicing, one after another, and what is kept between runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from torch import nn
+
+from monai_ext.inferers import WindowFeatureInferer
+from monai_ext.networks import PatchFeatures
+
+
+class Moments(nn.Module):
+    """Mean and largest value of each channel, and how bright the upper left corner is."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.factor = [], nn.Parameter(torch.ones(1))
+
+    def forward(self, windows):
+        self.calls.append(len(windows))
+        return self.factor.detach() * torch.cat([windows.mean((2, 3)), windows.amax((2, 3)), windows[:, :1, 0, 0]], 1)
+
+
+def test_windows_and_quarters_equal_slices_of_the_picture_as_it_lies():
+    picture = torch.rand(3, 20, 33)  # columns first: 33 rows, 20 columns
+    (found,) = WindowFeatureInferer(size=8, stride=5, batch_size=4)(MetaTensor(picture[None]), Moments())
+    rows_first = picture.transpose(1, 2)
+    expected = [(i, j) for i in range(0, 33 - 8 + 1, 5) for j in range(0, 20 - 8 + 1, 5)]
+    assert [tuple(corner) for corner in found["corners"].tolist()] == expected
+    assert (found["features"].shape, found["regions"].shape) == ((18, 7), (18, 4, 7))
+    network = Moments()
+    for (i, j), features, regions in zip(expected, found["features"], found["regions"], strict=True):
+        window = rows_first[None, :, i : i + 8, j : j + 8]
+        np.testing.assert_allclose(features, network(window)[0], rtol=1e-6)
+        quarters = (window[..., :4, :4], window[..., :4, 4:], window[..., 4:, :4], window[..., 4:, 4:])
+        for quarter, region in zip(quarters, regions, strict=True):
+            np.testing.assert_allclose(region, network(quarter)[0], rtol=1e-6)
+
+
+def test_batches_change_nothing():
+    picture = torch.rand(2, 3, 24, 24)
+    one, many = (WindowFeatureInferer(size=8, stride=4, batch_size=n)(picture, Moments()) for n in (1, 100))
+    for first, second in zip(one, many, strict=True):
+        assert all(np.array_equal(first[name], second[name]) for name in ("corners", "features", "regions"))
+
+
+def test_dense_features_are_those_of_the_map():
+    network, picture = PatchFeatures(backbone="resnet18"), torch.rand(3, 96, 128)
+    (found,) = WindowFeatureInferer(size=64, stride=16, mode="dense")(picture[None], network)
+    image = picture.transpose(1, 2).contiguous()
+    corners = torch.from_numpy(found["corners"])
+    np.testing.assert_array_equal(found["features"], network.of_image(image, corners, 64))
+    np.testing.assert_array_equal(found["regions"][:, 2], network.of_image(image, corners + torch.tensor([32, 0]), 32))
+    assert found["features"].shape == (15, 512)
+
+
+def test_an_interrupted_run_goes_on(tmp_path):
+    pictures, network = torch.rand(3, 3, 16, 16), Moments()
+    inferer = WindowFeatureInferer(size=8, stride=8, store=tmp_path / "features")
+    first = inferer(pictures[:2], network)
+    assert len(list((tmp_path / "features").iterdir())) == 2
+    network.calls.clear()
+    again = WindowFeatureInferer(size=8, stride=8, store=tmp_path / "features")(pictures, network)
+    assert network.calls == [4] * 5, "the third picture's windows and quarters alone"
+    for one, other in zip(first, again, strict=False):
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+    network.factor.data.fill_(2.0)
+    other = inferer(pictures[:1], network)
+    np.testing.assert_allclose(other[0]["features"], 2 * first[0]["features"])
+    WindowFeatureInferer(size=8, stride=4, store=tmp_path / "features")(pictures[:1], network)
+    assert len(list((tmp_path / "features").iterdir())) == 5
+
+
+def test_options_out_of_range():
+    with pytest.raises(ValueError, match="size: found 15, expected an even number"):
+        WindowFeatureInferer(size=15)
+    with pytest.raises(ValueError, match="mode: found 'fast'"):
+        WindowFeatureInferer(mode="fast")
+    with pytest.raises(ValueError, match="size: found 8, expected 1 to 6"):
+        WindowFeatureInferer(size=8)(torch.rand(1, 3, 6, 9), Moments())
