@@ -7,6 +7,7 @@ from monai_ext.handlers.instance_metrics import InstanceGroups, InstanceMetricHa
 from monai_ext.handlers.mean_teacher import MeanTeacher
 from monai_ext.handlers.metrics import HausdorffDistanceHandler, PooledSurfaceHandler, SurfaceDistanceHandler
 from monai_ext.handlers.overlays import CaseOverlays
+from monai_ext.handlers.patch_selection import PatchSelection
 from monai_ext.handlers.progress import Progress
 from monai_ext.handlers.report import RunReport
 from monai_ext.handlers.reseed import Reseed
@@ -24,6 +25,7 @@ __all__ = [
     "InstanceGroups",
     "InstanceMetricHandler",
     "MeanTeacher",
+    "PatchSelection",
     "PooledSurfaceHandler",
     "Progress",
     "Reseed",
