@@ -9,6 +9,8 @@ from monai_ext.data.collate_cells import collate_cells
 from monai_ext.data.datalist import labels_of, load_datalist
 from monai_ext.data.errors import DataFault
 from monai_ext.data.geojson import write_geojson
+from monai_ext.data.histology_phantom import TissueStain, draw_tissue_stain, tissue_field
+from monai_ext.data.histology_set import make_histology_phantoms
 from monai_ext.data.membrane_phantom import Stain, draw_stain, membrane_tile
 from monai_ext.data.mr_phantom import PhantomSpec, phantom_volume
 from monai_ext.data.phantoms import make_cell_phantoms, make_membrane_phantoms, make_phantoms
@@ -31,6 +33,7 @@ __all__ = [
     "SaveDicomSegd",
     "SmearStain",
     "Stain",
+    "TissueStain",
     "TwoStreamDataset",
     "cell_picture",
     "check_datalist",
@@ -42,11 +45,13 @@ __all__ = [
     "draw_or_exit",
     "draw_smear_stain",
     "draw_stain",
+    "draw_tissue_stain",
     "format_table",
     "labeled_fraction",
     "labels_of",
     "load_datalist",
     "make_cell_phantoms",
+    "make_histology_phantoms",
     "make_membrane_phantoms",
     "make_phantoms",
     "make_smear_phantoms",
@@ -54,6 +59,7 @@ __all__ = [
     "phantom_volume",
     "read_points",
     "smear_field",
+    "tissue_field",
     "to_voxels",
     "write_geojson",
     "write_points",

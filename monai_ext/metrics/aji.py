@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from monai_ext.functional.instances import Overlaps
-from monai_ext.metrics.instance_ap import InstanceMetric
+from monai_ext.metrics.instance_ap import InstanceMetric, nan_mean
 
 
 def aggregated_jaccard(overlaps: Overlaps, *, iou_gate: float = 0.5) -> float:
@@ -93,7 +92,7 @@ class AggregatedJaccard(InstanceMetric):
         """
         images = self.of_group(group)
         groups = dict.fromkeys(image.group for image in images)
-        return _mean([_mean([image.measured for image in images if image.group == one]) for one in groups])
+        return nan_mean([nan_mean([image.measured for image in images if image.group == one]) for one in groups])
 
     def of_images(self) -> NDArray[np.float64]:
         """AJI of each update alone (updates,), in the order in which they came; NaN where it held no instance."""
@@ -101,8 +100,3 @@ class AggregatedJaccard(InstanceMetric):
 
     def _measure(self, overlaps: Overlaps, scores: NDArray[np.float64]) -> float:
         return aggregated_jaccard(overlaps, iou_gate=self.iou_gate)
-
-
-def _mean(values: Sequence[float]) -> float:
-    """Mean of those that are not NaN; NaN where none is left. NumPy's would warn of that."""
-    return float(torch.tensor(values, dtype=torch.float64).nanmean())

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from monai_ext.functional.instances import Overlaps, Pairs
@@ -220,3 +221,8 @@ def _match(
     hit = np.zeros(len(scores), dtype=bool)
     hit[list(matched)] = True
     return hit
+
+
+def nan_mean(values: Sequence[float]) -> float:
+    """Mean of those that are not NaN; NaN where none is left. NumPy's would warn of that."""
+    return float(torch.tensor(values, dtype=torch.float64).nanmean())
