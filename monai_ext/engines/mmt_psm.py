@@ -26,9 +26,10 @@ class MMTPSMStep(TrainStep):
 
     .. math:: L = L_{sup} + \lambda(t) (L_{psm} + \gamma L_{mgd})
 
-    The terms are the detector's own, ``rpn_objectness``, ``rpn_box``, ``class``, ``box`` and ``mask``, on labelled
-    images, and on unlabelled ones ``psm`` (Eq. 1 to 3) and ``mgd`` (Eq. 4). The teacher's proposals in its first view
-    are what both networks are asked about in all views; its instances there say where the features count.
+    The terms are the detector's own, ``rpn_objectness``, ``rpn_box``, ``class``, ``box``, ``mask`` and, of a detector
+    with it, ``duplicate``, on labelled images, and on unlabelled ones ``psm`` (Eq. 1 to 3) and ``mgd`` (Eq. 4). The
+    teacher's proposals in its first view are what both networks are asked about in all views; its instances there say
+    where the features count.
 
     The batch holds ``image`` (B, 3, H, W), ``target`` (a list of B targets), and K views ``teacher_0``, ... and L views
     ``student_0``, ... of the unlabelled images, (U, 3, H, W), none of them mirrored yet.
