@@ -18,6 +18,7 @@ from monai_ext.data.points_io import LoadPointsd, PointSet, read_points, to_voxe
 from monai_ext.data.results_io import SaveDicomSegd
 from monai_ext.data.smear_phantom import SmearStain, draw_smear_stain, smear_field
 from monai_ext.data.smear_set import make_smear_phantoms
+from monai_ext.data.turn_sampler import TurnSampler
 from monai_ext.data.two_stream import TwoStreamDataset, draw_labeled, draw_or_exit, labeled_fraction
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "SmearStain",
     "Stain",
     "TissueStain",
+    "TurnSampler",
     "TwoStreamDataset",
     "cell_picture",
     "check_datalist",

@@ -34,6 +34,8 @@ class SynthesizedMask(NamedTuple):
     """(h, w): 0 for background, 1, 2, ... for what shows of the nuclei."""
     placed: int
     """Nuclei set down before the map was cropped; those that found no room are left out."""
+    wanted: int
+    """Q, how many were asked for."""
 
 
 def nuclei_of(instances: ArrayLike, *, border_px: int = 0, least_px: int = 5) -> list[Nucleus]:
@@ -108,7 +110,43 @@ def synthesize_mask(
     shown = canvas[margin_px : margin_px + size[0], margin_px : margin_px + size[1]]
     names, numbers = np.unique(shown, return_inverse=True)
     relabelled = numbers.reshape(size) + (1 if names[0] else 0)
-    return SynthesizedMask(relabelled.astype(np.int32), placed)
+    return SynthesizedMask(relabelled.astype(np.int32), placed, number)
+
+
+def synthesize_masks(
+    instances: ArrayLike,
+    *,
+    number: int = 50,
+    density: tuple[float, float] = (0.8, 1.2),
+    margin_px: int = 22,
+    border_px: int = 1,
+    rng: np.random.Generator,
+) -> list[SynthesizedMask]:
+    """Synthetic maps of the size of an annotated patch's, of about as many nuclei.
+
+    Q is drawn for each map: the patch's own number, for the larger canvas, times a random factor. (The released code
+    draws it by a flag that somebody set for each patch.) Nuclei are those that the border does not cut.
+
+    Args:
+        instances: of the patch (H, W), 0 for background.
+        number: of maps.
+        density: least and largest factor.
+        margin_px: see :func:`synthesize_mask`.
+        border_px: see :func:`nuclei_of`; the released code has 6.
+        rng: what is drawn from.
+
+    Raises:
+        ValueError: no nucleus is left that the border does not cut.
+    """
+    numbers = np.asarray(instances)
+    nuclei = turned(nuclei_of(numbers, border_px=border_px))
+    if not nuclei:
+        raise ValueError(f"instances: found no nucleus farther than {border_px} px from the border, expected some.")
+    height, width = numbers.shape
+    own = len(np.unique(numbers[numbers > 0]))
+    usual = own * (height + 2 * margin_px) * (width + 2 * margin_px) / (height * width)
+    wanted = [round(usual * rng.uniform(*density)) for _ in range(number)]
+    return [synthesize_mask(nuclei, number=q, size=(height, width), margin_px=margin_px, rng=rng) for q in wanted]
 
 
 _TURNS = [

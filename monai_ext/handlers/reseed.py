@@ -19,13 +19,15 @@ class Reseed:
         seed: the run's seed.
         dataset: the training data set; its random transforms are seeded too (with worker processes MONAI's
             ``DataLoader`` seeds them again from torch's generator, which this fixes as well).
+        sampler: one that is told the number of finished epochs by its ``set_epoch``.
 
     The order of shuffling follows from torch's generator. Ranks of a distributed run get different numbers.
     """
 
-    def __init__(self, seed: int, dataset: Any) -> None:
+    def __init__(self, seed: int, dataset: Any, *, sampler: Any = None) -> None:
         self.seed = seed
         self.dataset = dataset
+        self.sampler = sampler
 
     def attach(self, engine: Engine) -> None:
         """Registers with a trainer."""
@@ -38,3 +40,5 @@ class Reseed:
         np.random.seed(seed)
         torch.manual_seed(seed)
         set_rnd(self.dataset, seed=seed)
+        if self.sampler is not None:
+            self.sampler.set_epoch(engine.state.epoch - 1)

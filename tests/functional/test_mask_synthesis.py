@@ -9,7 +9,7 @@ from scipy.ndimage import label
 from skimage.morphology import dilation, disk
 
 from monai_ext.functional import mask_synthesis
-from monai_ext.functional.mask_synthesis import nuclei_of, synthesize_mask, turned
+from monai_ext.functional.mask_synthesis import nuclei_of, synthesize_mask, synthesize_masks, turned
 
 EIGHT = np.ones((3, 3))
 
@@ -142,3 +142,24 @@ def test_seeds_nothing_and_faults():
         synthesize_mask([], number=3, size=(5, 5), rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="set down -1"):
         synthesize_mask(nuclei, number=-1, size=(5, 5), rng=np.random.default_rng(0))
+
+
+def test_maps_have_about_as_many_nuclei_as_the_patch():
+    rng = np.random.default_rng(0)
+    found = synthesize_masks(patch(), number=40, density=(0.5, 1.0), margin_px=10, rng=rng)
+    usual = 5 * 60 * 70 / (40 * 50)
+    asked = [one.wanted for one in found]
+    assert len(found) == 40
+    assert round(0.5 * usual) <= min(asked) < max(asked) <= round(usual)
+    assert all(one.instances.shape == (40, 50) for one in found)
+    assert all(one.placed <= one.wanted for one in found)
+    assert len({one.instances.tobytes() for one in found}) == 40
+    again = synthesize_masks(patch(), number=40, density=(0.5, 1.0), margin_px=10, rng=np.random.default_rng(0))
+    assert all(np.array_equal(one.instances, other.instances) for one, other in zip(found, again, strict=True))
+
+
+def test_a_patch_of_cut_nuclei_only():
+    numbers = np.zeros((20, 20), int)
+    numbers[0:5, 3:9] = 1
+    with pytest.raises(ValueError, match="no nucleus farther than 1 px from the border"):
+        synthesize_masks(numbers, number=3, rng=np.random.default_rng(0))

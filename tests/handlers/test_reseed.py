@@ -9,6 +9,7 @@ from ignite.engine import Engine
 from monai.data import DataLoader, Dataset
 from monai.transforms import Compose, RandScaleIntensityd
 
+from monai_ext.data import TurnSampler
 from monai_ext.handlers.reseed import Reseed
 
 
@@ -45,3 +46,17 @@ def test_epochs_repeat_and_differ():
 
 def test_a_run_started_later_draws_what_an_unbroken_one_does():
     assert draws(start=2)[3] == draws()[3]
+
+
+def test_a_sampler_is_told_before_it_draws():
+    dataset = Dataset([{"image": torch.full((1,), float(i))} for i in range(6)])
+    sampler = TurnSampler([0, 0, 1, 1, 2, 2], epochs=2)
+    seen: dict[int, set] = {}
+
+    def update(engine, batch):
+        seen.setdefault(engine.state.epoch, set()).add(int(batch["image"]))
+
+    engine = Engine(update)
+    Reseed(0, dataset, sampler=sampler).attach(engine)
+    engine.run(DataLoader(dataset, batch_size=1, sampler=sampler, num_workers=0), max_epochs=5)
+    assert list(seen.values()) == [{0, 1}, {0, 1}, {2, 3}, {2, 3}, {4, 5}]
