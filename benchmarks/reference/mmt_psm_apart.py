@@ -11,6 +11,7 @@ from torch import Tensor
 
 from monai_ext.functional.distill import masks_of_levels
 from monai_ext.networks import DetectorTraining, mirror_boxes, paste_masks
+from monai_ext.networks.detector_losses import detector_losses
 
 
 def terms_apart(
@@ -23,7 +24,8 @@ def terms_apart(
 ) -> dict[str, Tensor]:
     """All terms of an iteration with one student view; every second teacher view is mirrored."""
     size = (batch["image"].shape[-2], batch["image"].shape[-1])
-    terms = student.network.supervised(student.network.features(batch["image"]), batch["target"], size)
+    labelled = student.network.features(batch["image"])
+    terms = detector_losses(student.network, labelled, batch["target"], image_size=size)
     logits, adapted = [], []
     taught_logits, taught, masks = [], [], []
     for number in range(len(batch["student_0"])):

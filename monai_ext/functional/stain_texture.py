@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from skimage.color import rgb2hed
 from skimage.feature import local_binary_pattern
+from sklearn.preprocessing import StandardScaler
 
 PERCENTILES = (5, 25, 50, 75, 95)
 NEIGHBOURS, RADII_PX = 8, (1, 3)
@@ -26,14 +27,10 @@ def stain_texture(windows: ArrayLike) -> NDArray[np.float64]:
 
 
 def standardize(features: ArrayLike, like: ArrayLike | None = None) -> NDArray[np.float64]:
-    """Features (..., D) with the mean 0 and the standard deviation 1 of ``like``, (N, D), by default of themselves.
-
-    A feature that is the same in all windows becomes 0.
-    """
+    """Features (..., D) with the mean 0 and the standard deviation 1 of ``like``, (N, D), by default of themselves."""
     values = np.asarray(features, np.float64)
-    reference = np.asarray(values if like is None else like, np.float64).reshape(-1, values.shape[-1])
-    spread = reference.std(0)
-    return (values - reference.mean(0)) / np.where(spread > 0, spread, np.inf)
+    flat = values.reshape(-1, values.shape[-1])
+    return StandardScaler().fit(flat if like is None else like).transform(flat).reshape(values.shape)
 
 
 def _of_window(window: NDArray[np.generic]) -> NDArray[np.float64]:

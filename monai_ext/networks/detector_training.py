@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from monai_ext.networks.detector_losses import detector_losses
 from monai_ext.networks.mask_rcnn import CellMaskRCNN
 
 
@@ -54,17 +55,17 @@ class DetectorTraining(nn.Module):
         Args:
             image: (B, 3, H, W), labelled.
             targets: for each image its boxes, labels and masks, see
-                :py:meth:`~monai_ext.networks.CellMaskRCNN.supervised`.
+                :py:func:`~monai_ext.networks.detector_losses.detector_losses`.
             views: (V, U, 3, H, W), V views of U unlabelled images of the same size; None without.
             mirrored: for each view, whether it is mirrored along the last axis.
             boxes: for each of the U images (R_u, 4), as they lie in it when it is not mirrored.
         """
         size = (image.shape[2], image.shape[3])
         if views is None or mirrored is None or boxes is None:
-            return self.network.supervised(self.network.features(image), targets, size), None
+            return detector_losses(self.network, self.network.features(image), targets, image_size=size), None
         levels = self.network.features(torch.cat([image, views.flatten(0, 1)]))
         labelled = [level[: len(image)] for level in levels]
-        losses = self.network.supervised(labelled, targets, size)
+        losses = detector_losses(self.network, labelled, targets, image_size=size)
         seen = [level[len(image) :].unflatten(0, views.shape[:2]) for level in levels]
         return losses, self.answers(seen, mirrored, boxes, size)
 

@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import FrozenBatchNorm2d, clip_boxes_to_image
 
 from monai_ext.functional.instance_map import number_masks
-from monai_ext.networks.aligned_roi_pool import AlignedRoIPool, crop_masks, paste_masks
+from monai_ext.networks.aligned_roi_pool import AlignedRoIPool, paste_masks
 from monai_ext.networks.anchors import region_proposals
 from monai_ext.networks.encoders import load_file, resnet_encoder, with_pyramid
-from monai_ext.networks.instance_relation import DuplicateRemoval, InstanceRelation, duplicate_loss
+from monai_ext.networks.instance_relation import DuplicateRemoval, InstanceRelation
 
 NORMS: dict[str, Callable[..., nn.Module]] = {
     "frozen": FrozenBatchNorm2d,
@@ -42,7 +42,8 @@ class CellMaskRCNN(nn.Module):
     """Detects instances of several classes, which may overlap, and segments each (He et al., ICCV 2017).
 
     ``forward`` takes an image to its instance label maps and is scriptable. Training uses the parts:
-    :py:meth:`features`, :py:meth:`proposals`, :py:meth:`rois`, :py:meth:`supervised`, :py:meth:`detect`. Layers and
+    :py:meth:`features`, :py:meth:`proposals`, :py:meth:`rois`, :py:meth:`detect`; its losses are in
+    :py:mod:`~monai_ext.networks.detector_losses`. Layers and
     their names are those of torchvision's ``maskrcnn_resnet50_fpn``. What differs: images come normalised and keep
     their size; boxes are pooled, cut out and pasted without a shift of half a pixel
     (:py:class:`~monai_ext.networks.aligned_roi_pool.AlignedRoIPool`); anchors of P6 are 64 px apart at any image size.
@@ -176,8 +177,8 @@ class CellMaskRCNN(nn.Module):
         """
         _check_size(features, image_size)
         with torch.no_grad():
-            objectness, deltas, anchors, counts = self._rpn(features)
-            boxes = self._propose(objectness, deltas, anchors, counts, image_size)
+            objectness, deltas, anchors, counts = self.answer_anchors(features)
+            boxes = self.propose(objectness, deltas, anchors, counts, image_size)
         return boxes
 
     @torch.jit.export
@@ -233,90 +234,27 @@ class CellMaskRCNN(nn.Module):
             boxes, scores, labels = self.roi_heads.postprocess_detections(logits, deltas, proposals, sizes)
         else:
             boxes, scores, labels = [], [], []
-            for ranked in self._ranked(proposals, logits, deltas, hidden, image_size):
+            for ranked in self.ranked(proposals, logits, deltas, hidden, image_size):
                 some, score, label = self.removal.detections(
                     ranked, least_score=self.score_threshold, nms_iou=self.nms_iou, most=self.most
                 )
                 boxes.append(some)
                 scores.append(score)
                 labels.append(label)
-        masks = self._own_masks(features, boxes, labels)[-1].sigmoid().split([len(some) for some in boxes])
+        masks = self.own_masks(features, boxes, labels)[-1].sigmoid().split([len(some) for some in boxes])
         found: list[dict[str, Tensor]] = []
         for number, some in enumerate(boxes):
             found.append({"boxes": some, "labels": labels[number], "scores": scores[number], "masks": masks[number]})
         return found
 
-    def supervised(
-        self, features: list[Tensor], targets: list[dict[str, Tensor]], image_size: tuple[int, int]
-    ) -> dict[str, Tensor]:
-        """Losses of Mask R-CNN, as torchvision defines them; anchors and proposals are sampled at random.
-
-        Args:
-            features: what :py:meth:`features` gives. Gradient passes.
-            targets: for each image boxes (N, 4), labels int64 (N,) from 1 on and masks (N, H, W); N may be 0.
-            image_size: H, W of the images before they were filled up.
-
-        Returns:
-            ``rpn_objectness``, ``rpn_box``, ``class``, ``box`` and ``mask``, scalars; without objects ``rpn_box``,
-            ``box`` and ``mask`` are 0 and still have a graph. With ``instance_relation``, ``mask`` is the mean of both
-            masks' losses; with ``duplicate_removal`` there is ``duplicate`` too, the mean squared error of its answer.
-
-        Raises:
-            ValueError: a target's box has no area, whose regression would be infinite.
-        """
-        if any((target["boxes"][:, 2:] <= target["boxes"][:, :2]).any() for target in targets):
-            raise ValueError("supervised: found a target box without area, expected x1 < x2 and y1 < y2.")
-        objectness, deltas, anchors, counts = self._rpn(features)
-        labels, matched = self.rpn.assign_targets_to_anchors(anchors, targets)
-        rpn_objectness, rpn_box = self.rpn.compute_loss(
-            objectness, deltas, labels, self.rpn.box_coder.encode(matched, anchors)
-        )
-        proposals = self._propose(objectness.detach(), deltas.detach(), anchors, counts, image_size)
-        boxes, owners, labels, regression = self.roi_heads.select_training_samples(proposals, targets)
-        logits, box_deltas, hidden = self.rois(features, boxes, image_size)
-        class_loss, box_loss = fastrcnn_loss(logits, box_deltas, labels, regression)
-        mask_loss = self._mask_loss(features, targets, boxes, owners, labels)
-        losses = {
-            "rpn_objectness": rpn_objectness,
-            "rpn_box": rpn_box,
-            "class": class_loss,
-            "box": box_loss,
-            "mask": mask_loss,
-        }
-        if self.removal is not None:
-            ranked = self._ranked(boxes, logits.detach(), box_deltas.detach(), hidden, image_size)
-            losses["duplicate"] = duplicate_loss(ranked, targets)
-        return losses
-
-    def _mask_loss(
-        self,
-        features: list[Tensor],
-        targets: list[dict[str, Tensor]],
-        boxes: list[Tensor],
-        owners: list[Tensor],
-        labels: list[Tensor],
-    ) -> Tensor:
-        """Cross-entropy of the own class's masks, over the sampled boxes that lie on an object."""
-        kept = [label > 0 for label in labels]
-        boxes = [some[keep] for some, keep in zip(boxes, kept, strict=True)]
-        logits = self._own_masks(features, boxes, [some[keep] for some, keep in zip(labels, kept, strict=True)])
-        seen = [
-            crop_masks(target["masks"], some, owner[keep], size=logits.shape[-1])
-            for target, some, owner, keep in zip(targets, boxes, owners, kept, strict=True)
-            if len(some)
-        ]
-        if not seen:
-            return logits.sum() * 0
-        return F.binary_cross_entropy_with_logits(logits, torch.cat(seen).expand_as(logits))
-
     @torch.jit.unused
     def anchors_of_levels(self, features: Sequence[Tensor]) -> list[Tensor]:
         """The anchors of an image on each level, (h, w, A, 4)."""
-        *_, anchors, counts = self._rpn(list(features))
+        *_, anchors, counts = self.answer_anchors(list(features))
         levels = anchors[0].split(counts)
         return [some.view(*level.shape[2:], -1, 4) for some, level in zip(levels, features, strict=True)]
 
-    def _rpn(self, features: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor], list[int]]:
+    def answer_anchors(self, features: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor], list[int]]:
         """Objectness logits and box regression of all anchors, the anchors of each image, and how many a level has."""
         scores, shifts = self.rpn.head(features)
         counts = [level.shape[1] * level.shape[2] * level.shape[3] for level in scores]
@@ -329,9 +267,10 @@ class CellMaskRCNN(nn.Module):
         anchors = torch.cat(self.rpn.anchor_generator.grid_anchors(grids, strides))
         return objectness.float(), deltas.float(), [anchors for _ in range(features[0].shape[0])], counts
 
-    def _propose(
+    def propose(
         self, objectness: Tensor, deltas: Tensor, anchors: list[Tensor], counts: list[int], image_size: tuple[int, int]
     ) -> list[Tensor]:
+        """The best boxes that the answers of :py:meth:`answer_anchors` amount to, for each image (P, 4)."""
         boxes = self.rpn.box_coder.decode(deltas, anchors).view(len(anchors), -1, 4)
         return self.rpn.filter_proposals(boxes, objectness, [image_size for _ in anchors], counts)[0]
 
@@ -340,7 +279,7 @@ class CellMaskRCNN(nn.Module):
         logits, deltas = self.roi_heads.box_predictor(F.dropout(hidden, self.box_dropout, dropout))
         return logits.float(), deltas.float(), hidden
 
-    def _own_masks(self, features: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> Tensor:
+    def own_masks(self, features: list[Tensor], boxes: list[Tensor], labels: list[Tensor]) -> Tensor:
         """Mask logits (1, R, 28, 28) of each box's class; with ``instance_relation`` (2, ...), refined last."""
         pooled, own = self.roi_heads.mask_roi_pool(features, boxes), torch.cat(labels)
         logits = self.roi_heads.mask_predictor(self.roi_heads.mask_head(pooled)).float()
@@ -350,7 +289,7 @@ class CellMaskRCNN(nn.Module):
             stages.append(self.relation(pooled, stages[0], own, image))
         return torch.stack(stages)
 
-    def _ranked(
+    def ranked(
         self, boxes: list[Tensor], logits: Tensor, deltas: Tensor, hidden: Tensor, image_size: tuple[int, int]
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
         """For each image what :py:meth:`DuplicateRemoval.ranked` says of the regressed boxes."""

@@ -205,6 +205,18 @@ def make_mistakes(tmp_path_factory):
     return lambda mistakes, make_bundle: Mistakes(mistakes, make_bundle, tmp_path_factory.mktemp("mistakes"))
 
 
+@pytest.fixture
+def prepare_real(tmp_path):
+    """Makes a data set of a published folder by its script; gives the set's folder and its datalist's content."""
+
+    def prepare(name):
+        source, script = Path(os.environ["FRUGAL_DATA"]) / name, BUNDLES.parent / f"scripts/prepare_{name}.py"
+        subprocess.run([sys.executable, script, source, "--out", tmp_path / "data"], check=True, capture_output=True)
+        return tmp_path / "data", json.loads((tmp_path / "data/datalist.json").read_text())
+
+    return prepare
+
+
 @pytest.fixture(autouse=True)
 def _without_determinism_afterwards():
     yield

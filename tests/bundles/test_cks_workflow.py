@@ -8,8 +8,6 @@ import json
 import math
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -178,12 +176,9 @@ def test_shipped_weights_fit_the_inference_network(trained_cks):
 
 @pytest.mark.real
 @pytest.mark.skipif("FRUGAL_DATA" not in os.environ, reason="FRUGAL_DATA names no folder of real data")
-def test_points_alone_teach_outlines_of_real_nuclei(cks, tmp_path):
+def test_points_alone_teach_outlines_of_real_nuclei(cks, tmp_path, prepare_real):
     """From the published folder: after 200 iterations outlines fit that were never drawn for it."""
-    source, data = Path(os.environ["FRUGAL_DATA"]) / "dsb2018_fluorescence", tmp_path / "data"
-    script = ROOT / "scripts/prepare_dsb2018_fluorescence.py"
-    subprocess.run([sys.executable, script, source, "--out", data], check=True, capture_output=True)
-    content = json.loads((data / "datalist.json").read_text())
+    data, content = prepare_real("dsb2018_fluorescence")
     content["validation"] = content["validation"][::3]
     (data / "few.json").write_text(json.dumps(content))
     small = json.loads((ROOT / "bundles/cks/configs/small.json").read_text())

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -75,12 +73,9 @@ def test_mistake_gets_one_sentence(mistakes, name):
 
 @pytest.mark.real
 @pytest.mark.skipif("FRUGAL_DATA" not in os.environ, reason="FRUGAL_DATA names no folder of real data")
-def test_two_epochs_learn_on_real_tissue(eugmt, tmp_path):
+def test_two_epochs_learn_on_real_tissue(eugmt, tmp_path, prepare_real):
     """From the published folder to a teacher that finds nuclei better than a constant answer does."""
-    source, data = Path(os.environ["FRUGAL_DATA"]) / "dsb2018_histology", tmp_path / "data"
-    script = ROOT / "scripts/prepare_dsb2018_histology.py"
-    subprocess.run([sys.executable, script, source, "--out", data], check=True, capture_output=True)
-    content = json.loads((data / "datalist.json").read_text())
+    data, content = prepare_real("dsb2018_histology")
     content["training"], content["validation"] = content["training"][::2], content["validation"][::4]
     (data / "few.json").write_text(json.dumps(content))
     values = {"labeled_fraction": 0.2, "datalist": str(data / "few.json"), "network_def#channels": [8, 16, 32]}

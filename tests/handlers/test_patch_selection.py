@@ -8,9 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from monai.data import DataLoader, Dataset
-from monai.engines import SupervisedEvaluator
-from monai.transforms import Compose, CopyItemsd, EnsureChannelFirstd, LoadImaged, ScaleIntensityRanged
+from monai.transforms import ScaleIntensityRanged
 from PIL import Image
 
 from monai_ext.data import load_datalist
@@ -40,24 +38,14 @@ def pictures():
 
 
 @pytest.fixture
-def select(tmp_path):
-    """Runs the handler over the pictures, written under ``data``; returns the output folder."""
+def select(tmp_path, evaluator_of):
+    """Runs the handler over the pictures; returns the output folder and the list."""
 
     def run(**options):
-        for name, pixels in pictures().items():
-            (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(tmp_path / "data" / name)
-        files = [{"image": str(tmp_path / "data" / name), "group": name.split("/")[0]} for name in pictures()]
-        keys = "image"
-        load = [LoadImaged(keys), EnsureChannelFirstd(keys), CopyItemsd(keys, names="picture")]
-        transform = Compose([*load, ScaleIntensityRanged(keys, 0, 255, 0, 1)])
-        evaluator = SupervisedEvaluator(
-            torch.device("cpu"),
-            DataLoader(Dataset(files, transform), batch_size=1),
-            Means(),
-            inferer=WindowFeatureInferer(size=SIZE, stride=4),
-            decollate=False,
-        )
+        inferer = WindowFeatureInferer(size=SIZE, stride=4)
+        scale = ScaleIntensityRanged("image", 0, 255, 0, 1)
+        groups = {"transforms": [scale], "keys": lambda name: {"group": name.split("/")[0]}}
+        evaluator = evaluator_of(pictures(), Means(), inferer=inferer, decollate=False, **groups)
         options = {"clusters": 3, "size": SIZE, "features": "means", "data_root_dir": tmp_path / "data", **options}
         PatchSelection(tmp_path / "out", **options).attach(evaluator)
         evaluator.run()

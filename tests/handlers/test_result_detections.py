@@ -9,9 +9,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from monai.data import DataLoader, Dataset
-from monai.engines import SupervisedEvaluator
-from monai.transforms import Compose, CopyItemsd, EnsureChannelFirstd, LoadImaged
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -40,19 +37,11 @@ class Cells(torch.nn.Module):
 
 
 @pytest.fixture
-def evaluate(tmp_path):
-    """Runs the handler over pictures written under ``data``; returns the output folder."""
+def evaluate(tmp_path, evaluator_of):
+    """Runs the handler over pictures; returns the output folder."""
 
     def run(pictures, runs=1, **options):
-        for name, pixels in pictures.items():
-            (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(tmp_path / "data" / name)
-        files = [{"image": str(tmp_path / "data" / name)} for name in pictures]
-        load = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), CopyItemsd("image", names="picture")])
-        loader = DataLoader(Dataset(files, load), batch_size=1)
-        evaluator = SupervisedEvaluator(
-            torch.device("cpu"), loader, Cells(), inferer=DetectionInferer(), decollate=False
-        )
+        evaluator = evaluator_of(pictures, Cells(), inferer=DetectionInferer(), decollate=False)
         options = {"labels": NAMES, "data_root_dir": tmp_path / "data", **options}
         ResultDetections(tmp_path / "out", **options).attach(evaluator)
         for _ in range(runs):

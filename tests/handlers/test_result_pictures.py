@@ -8,9 +8,7 @@ import csv
 import numpy as np
 import pytest
 import torch
-from monai.data import DataLoader, Dataset
-from monai.engines import SupervisedEvaluator
-from monai.transforms import Compose, CopyItemsd, EnsureChannelFirstd, LoadImaged
+from monai.transforms import Compose, LoadImaged
 from PIL import Image
 
 from monai_ext.handlers import ResultPictures
@@ -36,18 +34,11 @@ def picture():
 
 
 @pytest.fixture
-def evaluate(tmp_path):
-    """Runs the handler over pictures written under ``data``; returns the output folder."""
+def evaluate(tmp_path, evaluator_of):
+    """Runs the handler over pictures; returns the output folder."""
 
     def run(pictures, **options):
-        for name, pixels in pictures.items():
-            (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(tmp_path / "data" / name)
-        files = [{"image": str(tmp_path / "data" / name)} for name in pictures]
-        load = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), CopyItemsd("image", names="picture")])
-        loader = DataLoader(Dataset(files, load), batch_size=1)
-        identity = Compose([lambda data: data])
-        evaluator = SupervisedEvaluator(torch.device("cpu"), loader, ByChannel(), postprocessing=identity)
+        evaluator = evaluator_of(pictures, ByChannel(), postprocessing=Compose([lambda data: data]))
         options = {"labels": LABELS, "data_root_dir": tmp_path / "data", **options}
         ResultPictures(tmp_path / "out", **options).attach(evaluator)
         evaluator.run()

@@ -20,6 +20,7 @@ from torchvision.ops.poolers import LevelMapper
 
 from monai_ext.functional.instance_map import number_masks
 from monai_ext.networks.aligned_roi_pool import AlignedRoIPool, crop_masks, paste_masks, pyramid_level
+from monai_ext.networks.detector_losses import detector_losses, mask_loss
 from monai_ext.networks.mask_rcnn import CellMaskRCNN
 
 SIZE = (64, 64)
@@ -326,7 +327,7 @@ def test_proposals_are_torchvisions_in_both_modes():
 
 def test_anchors_of_the_coarsest_level_are_64_px_apart():
     network = small()
-    _, _, anchors, counts = network._rpn(network.features(torch.randn(1, 3, 96, 160)))
+    _, _, anchors, counts = network.answer_anchors(network.features(torch.randn(1, 3, 96, 160)))
     last = anchors[0][-counts[-1] :]
     centres = (last[:, :2] + last[:, 2:]) / 2
     assert counts == [3 * n for n in (24 * 40, 12 * 20, 6 * 10, 3 * 5, 2 * 3)]
@@ -372,7 +373,7 @@ def test_losses_are_torchvisions():
     features = network.features(torch.cat([image, image.flip(2)]))
     targets = [*targets, nothing()]
     torch.manual_seed(5)
-    found = network.supervised(features, targets, SIZE)
+    found = detector_losses(network, features, targets, image_size=SIZE)
     torch.manual_seed(5)
     boxes, rpn = network.rpn.train()(
         ImageList(torch.zeros(2, 3, *SIZE), [SIZE] * 2), dict(enumerate(features)), targets
@@ -394,8 +395,10 @@ def test_the_mask_loss_by_hand(monkeypatch):
     mask[0, 8:36, 8:22] = 1  # the left half of the box, 14 of 28 bins
     boxes = [torch.tensor([[8.0, 8.0, 36.0, 36.0], [0.0, 0.0, 9.0, 9.0]])]
     logits = torch.full((1, 28, 28), math.log(3))
-    monkeypatch.setattr(network, "_own_masks", lambda features, boxes, labels: logits[None, : len(labels[0])])
-    loss = network._mask_loss([], [{"masks": mask}], boxes, [torch.tensor([0, 0])], [torch.tensor([2, 0])])
+    monkeypatch.setattr(network, "own_masks", lambda features, boxes, labels: logits[None, : len(labels[0])])
+    loss = mask_loss(
+        network, [], [{"masks": mask}], boxes=boxes, owners=[torch.tensor([0, 0])], labels=[torch.tensor([2, 0])]
+    )
     assert float(loss) == pytest.approx(-(math.log(0.75) + math.log(0.25)) / 2, rel=1e-5)
 
 
@@ -522,7 +525,7 @@ def test_gradient_reaches_every_parameter_that_learns(norm):
     network = small(norm=norm, box_dropout=0.0).train()
     image, targets = two_discs()
     images = torch.cat([image, image.flip(3)])
-    sum(network.supervised(network.features(images), targets * 2, SIZE).values()).backward()
+    sum(detector_losses(network, network.features(images), targets * 2, image_size=SIZE).values()).backward()
     assert len(trainable(network)) > 30
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trainable(network).values())
 
@@ -540,7 +543,7 @@ def test_gradient_reaches_every_parameter_that_learns(norm):
 def test_each_loss_reaches_its_own_parts_and_the_backbone(loss, parts):
     network = small(box_dropout=0.0).train()
     image, targets = two_discs()
-    network.supervised(network.features(image), targets, SIZE)[loss].backward()
+    detector_losses(network, network.features(image), targets, image_size=SIZE)[loss].backward()
     reached = {name for name, p in trainable(network).items() if p.grad is not None and p.grad.abs().sum() > 0}
     assert any(name.startswith("backbone.body") for name in reached)
     heads = {name for name in reached if not name.startswith("backbone")}
@@ -549,7 +552,9 @@ def test_each_loss_reaches_its_own_parts_and_the_backbone(loss, parts):
 
 def test_without_objects_losses_are_finite_and_have_a_graph():
     network = small().train()
-    losses = network.supervised(network.features(torch.randn(2, 3, *SIZE)), [nothing(), nothing()], SIZE)
+    losses = detector_losses(
+        network, network.features(torch.randn(2, 3, *SIZE)), [nothing(), nothing()], image_size=SIZE
+    )
     assert all(loss.isfinite() and loss.requires_grad for loss in losses.values())
     assert losses["rpn_box"] == losses["box"] == losses["mask"] == 0
     assert losses["rpn_objectness"] > 0
@@ -572,7 +577,7 @@ def test_frozen_parts_do_not_move():
     network = small(norm="frozen", trainable_layers=3).train()
     before = deepcopy(network.state_dict())
     image, targets = two_discs()
-    sum(network.supervised(network.features(image), targets, SIZE).values()).backward()
+    sum(detector_losses(network, network.features(image), targets, image_size=SIZE).values()).backward()
     torch.optim.SGD(trainable(network).values(), lr=0.01).step()
     moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
     norms = {n for n, m in network.named_modules() if isinstance(m, FrozenBatchNorm2d)}
@@ -587,7 +592,7 @@ def learn(network, optimizer, steps):
     image, targets = two_discs()
     totals = []
     for _ in range(steps):
-        loss = sum(network.supervised(network.features(image), targets, SIZE).values())
+        loss = sum(detector_losses(network, network.features(image), targets, image_size=SIZE).values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -617,7 +622,7 @@ def test_lower_precision_keeps_boxes_exact():
     image, targets = two_discs()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         features = network.features(image)
-        losses = network.supervised(features, targets, SIZE)
+        losses = detector_losses(network, features, targets, image_size=SIZE)
         found = network.detect(features, SIZE)[0]
     assert features[0].dtype == torch.bfloat16
     assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
@@ -642,11 +647,11 @@ def test_refined_masks_and_their_loss(monkeypatch):
         network.relation, "forward", lambda pooled, masks, labels, image: masks * 0 + labels.view(-1, 1, 1)
     )
     boxes, owners, labels = targets[0]["boxes"], [torch.arange(2)], [targets[0]["labels"]]
-    stages = network._own_masks(features, [boxes], labels)
+    stages = network.own_masks(features, [boxes], labels)
     assert torch.equal(stages[1], torch.tensor([1.0, 2.0]).view(2, 1, 1).expand(2, 28, 28))
     truth = crop_masks(targets[0]["masks"], boxes, owners[0], size=28)
     expected = [F.binary_cross_entropy_with_logits(stage, truth) for stage in stages]
-    found = network._mask_loss(features, targets, [boxes], owners, labels)
+    found = mask_loss(network, features, targets, boxes=[boxes], owners=owners, labels=labels)
     torch.testing.assert_close(found, sum(expected) / 2)
     network.relation.forward = lambda *args: torch.full((len(args[2]), 28, 28), 3.0)
     told(monkeypatch, network, boxes, torch.tensor([(0.0, 9.0, 0.0), (0.0, 0.0, 9.0)]))
@@ -677,7 +682,7 @@ def test_the_removals_loss(monkeypatch):
     monkeypatch.setattr(
         network.removal, "forward", lambda hidden, boxes: seen.append(boxes) or hidden.mean(-1).sigmoid()
     )
-    losses = network.supervised(network.features(image), targets, SIZE)
+    losses = detector_losses(network, network.features(image), targets, image_size=SIZE)
     assert losses["duplicate"] > 0
     losses["duplicate"].backward()
     assert network.roi_heads.box_head.fc6.weight.grad.abs().max() > 0
@@ -703,10 +708,10 @@ def test_scripted_with_irnets_parts(parts):
 def test_every_parameter_learns_with_and_without_objects():
     network = related().train()
     image, targets = two_discs()
-    sum(network.supervised(network.features(image), targets, SIZE).values()).backward()
+    sum(detector_losses(network, network.features(image), targets, image_size=SIZE).values()).backward()
     silent = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
-    losses = network.supervised(network.features(image), [nothing()], SIZE)
+    losses = detector_losses(network, network.features(image), [nothing()], image_size=SIZE)
     assert all(loss.isfinite() for loss in losses.values())
     network.zero_grad()
     sum(losses.values()).backward()
@@ -789,4 +794,4 @@ def test_faults_of_a_call_get_a_sentence():
         network.rois(features, [random_boxes(2)], (96, 64))
     flat = nothing() | {"boxes": torch.tensor([[3.0, 4.0, 3.0, 9.0]]), "labels": torch.tensor([1])}
     with pytest.raises(ValueError, match="without area"):
-        network.supervised(features, [flat | {"masks": torch.zeros(1, 64, 96)}], (64, 96))
+        detector_losses(network, features, [flat | {"masks": torch.zeros(1, 64, 96)}], image_size=(64, 96))
