@@ -8,6 +8,10 @@ bundle, the configuration files that all rows and each row overlay (``configs``)
 them (``training_configs``), the values they set (``values``), the finished row whose weights a row starts from
 (``after``: configuration key to row), and the columns (``metrics``: name to title and digits; a metric is the mean over
 the test cases, or of all of them together where the evaluation's ``report.json`` lists it as pooled).
+
+A method of several stages has ``stages`` beside its rows: runs that are not evaluated, each with its verb (``run``),
+all its ``configs``, and ``values`` in which ``{folder}`` is where the stage may write. A row or another stage takes
+what it wrote by ``after``: configuration key to the stage's name and the path in its folder.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -41,13 +46,61 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rows", nargs="+", help="only these rows (and what the table file lists before them is kept)")
     options = parser.parse_args(arguments)
     table = json.loads(options.table.read_text(encoding="utf8"))
-    rows = {name: row for name, row in table["rows"].items() if options.rows is None or name in options.rows}
-    waves = [[n for n in rows if not rows[n].get("after")], [n for n in rows if rows[n].get("after")]]
+    wanted = [name for name in table["rows"] if options.rows is None or name in options.rows]
     with ThreadPoolExecutor(options.processes) as pool:
-        for wave in waves:
+        for wave in waves_of(table, wanted):
             jobs = [(name, seed) for seed in options.seeds for name in wave]
-            list(pool.map(lambda job: run_row(table, *job, options=options), jobs))
+            list(pool.map(lambda job: run_one(table, *job, options=options), jobs))
     write_table(table, options)
+
+
+def waves_of(table: dict[str, Any], wanted: Sequence[str]) -> list[list[str]]:
+    """Rows and the stages that they need, those first whose results others begin with.
+
+    Raises:
+        SystemExit: a row or stage begins with one that is not in the table.
+    """
+    runs = {**table.get("stages", {}), **table["rows"]}
+    depths: dict[str, int] = {}
+
+    def depth(name: str) -> int:
+        if name not in runs:
+            raise SystemExit(f"{name}: no such row or stage in the table.")
+        if name not in depths:
+            sources = [source for source, _ in sources_of(runs[name]).values()]
+            depths[name] = 1 + max(map(depth, sources), default=-1)
+        return depths[name]
+
+    for name in wanted:
+        depth(name)
+    return [[n for n in runs if depths.get(n) == level] for level in range(max(depths.values(), default=-1) + 1)]
+
+
+def sources_of(row: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Configuration key to the row or stage that it begins with and the path in that one's folder."""
+    after = row.get("after", {}).items()
+    return {key: (source, "models") if isinstance(source, str) else tuple(source) for key, source in after}
+
+
+def run_one(table: dict[str, Any], name: str, seed: int, *, options: argparse.Namespace) -> None:
+    """Run a row or a stage with one seed, unless its result is there."""
+    (run_row if name in table["rows"] else run_stage)(table, name, seed, options=options)
+
+
+def run_stage(table: dict[str, Any], name: str, seed: int, *, options: argparse.Namespace) -> None:
+    """Run a stage with one seed, unless its result is there."""
+    stage, folder = table["stages"][name], folder_of(name, seed, options.out)
+    if (folder / "result.json").exists():
+        return
+    values = {"bundle_root": _bundle(table), "dataset_dir": options.dataset_dir.resolve(), "seed": seed}
+    values |= {key: str(value).format(folder=folder) for key, value in stage.get("values", {}).items()}
+    values |= {key: folder_of(source, seed, options.out) / path for key, (source, path) in sources_of(stage).items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    _bundle_run(stage["run"], _bundle(table), stage["configs"], values, folder / "stage.log", options.threads)
+    facts = run_info(seed) | {"threads_of_run": options.threads, "training_seconds": round(time.monotonic() - start)}
+    _write_result(folder, {"run": facts | {"configs": stage["configs"]}})
+    print(f"{name}, seed {seed}: {facts['training_seconds']} s", flush=True)
 
 
 def folder_of(name: str, seed: int, out: Path) -> Path:
@@ -61,7 +114,7 @@ def run_row(table: dict[str, Any], name: str, seed: int, *, options: argparse.Na
     row, folder = table["rows"][name], folder_of(name, seed, options.out)
     if (folder / "result.json").exists():
         return
-    bundle = Path(__file__).resolve().parents[1] / "bundles" / table["bundle"]
+    bundle = _bundle(table)
     configs = [*table["configs"], *row.get("configs", [])]
     values = {
         "bundle_root": bundle,
@@ -72,8 +125,7 @@ def run_row(table: dict[str, Any], name: str, seed: int, *, options: argparse.Na
         **table.get("values", {}),
         **row.get("values", {}),
     }
-    for key, source in row.get("after", {}).items():
-        values[key] = folder_of(source, seed, options.out) / "models"
+    values |= {key: folder_of(source, seed, options.out) / path for key, (source, path) in sources_of(row).items()}
     folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     # Resuming lets an interrupted comparison go on in the middle of a row.
@@ -88,12 +140,20 @@ def run_row(table: dict[str, Any], name: str, seed: int, *, options: argparse.Na
     pooled = json.loads((evaluated / "report.json").read_text(encoding="utf8")).get("pooled", {})
     facts = run_info(seed) | {"threads_of_run": options.threads, "training_seconds": round(trained)}
     facts["configs"] = training_configs
-    temporary = folder / "result.tmp"
     result = {"cases": cases, "pooled": pooled, "run": facts}
-    temporary.write_text(json.dumps(result, indent=1), encoding="utf8")
-    os.replace(temporary, folder / "result.json")
+    _write_result(folder, result)
     metric, (title, digits) = next(iter(table.get("metrics", METRICS).items()))
     print(f"{name}, seed {seed}: {title} {value_of(result, metric):.{digits}f}, {trained:.0f} s", flush=True)
+
+
+def _bundle(table: dict[str, Any]) -> Path:
+    return Path(__file__).resolve().parents[1] / "bundles" / table["bundle"]
+
+
+def _write_result(folder: Path, result: dict[str, Any]) -> None:
+    temporary = folder / "result.tmp"
+    temporary.write_text(json.dumps(result, indent=1), encoding="utf8")
+    os.replace(temporary, folder / "result.json")
 
 
 def _bundle_run(run_id: str, bundle: Path, configs: list[str], values: dict[str, Any], log: Path, threads: int) -> None:

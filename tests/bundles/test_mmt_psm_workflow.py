@@ -96,6 +96,23 @@ def test_ablation_trains_the_terms_of_its_row(mmt_psm, name):
     assert all(torch.equal(value, saved[key]) for key, value in shipped.state_dict().items())
 
 
+def test_a_supervised_run_goes_on_with_unlabelled_images(mmt_psm):
+    """``from_supervised.json`` begins with that run's weights, and both networks learn from the first iteration on."""
+    mmt_psm.run("train", "smoke", "ablations/supervised_only", max_epochs=1)
+    kept = torch.load(mmt_psm.root / "models/model.pt", weights_only=True)
+    values = {"supervised_dir": str(mmt_psm.root / "models"), "ckpt_dir": str(mmt_psm.root / "more"), "max_epochs": 1}
+    values["network_def"] = mmt_psm.network | {"weights": "@coco_weights"}
+    workflow = mmt_psm.workflow("train", "smoke", "from_supervised", **values)
+    workflow.initialize()
+    for role in ("student", "teacher"):
+        network = workflow.parser.get_parsed_content(role).network
+        assert all(torch.equal(value, kept[key]) for key, value in network.state_dict().items()), role
+    workflow.run()
+    (row,) = mmt_psm.metrics()
+    assert terms_of(row) == OWN | {"psm", "mgd"}
+    assert float(row["weight/mgd"]) > 0
+
+
 def test_few_labels_are_drawn_from_the_annotated_images(mmt_psm):
     workflow = mmt_psm.workflow("train", "smoke", labeled_fraction=0.5)
     workflow.initialize()

@@ -49,3 +49,39 @@ def test_a_finished_row_is_not_run_again(compare, tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "result.json").write_text("{}")
     compare.run_row({"rows": {"c": {}}}, "c", 0, options=argparse.Namespace(out=tmp_path))
+
+
+STAGED = {
+    "bundle": "some_bundle",
+    "stages": {
+        "patches": {"run": "selecting", "configs": ["select"], "values": {"patches_dir": "{folder}/patches"}},
+        "pairs": {"run": "synthesizing", "configs": ["synthesize"], "after": {"patches_dir": ["patches", "patches"]}},
+        "unused": {"run": "selecting", "configs": ["select"]},
+    },
+    "rows": {
+        "last": {"after": {"synthetic_dir": ["pairs", "."], "first_dir": "first"}},
+        "first": {"after": {"patches_dir": ["patches", "patches"]}},
+    },
+}
+
+
+def test_what_others_begin_with_runs_before_them(compare):
+    assert compare.waves_of(STAGED, ["last"]) == [["patches"], ["pairs", "first"], ["last"]]
+    assert compare.waves_of(STAGED, ["first"]) == [["patches"], ["first"]]
+    assert compare.waves_of({"rows": {"a": {}, "b": {}}}, ["b", "a"]) == [["a", "b"]]
+    with pytest.raises(SystemExit, match="gone: no such row"):
+        compare.waves_of({"rows": {"a": {"after": {"x_dir": "gone"}}}}, ["a"])
+
+
+def test_a_stage_gets_its_folder_and_what_the_one_before_wrote(compare, tmp_path, monkeypatch):
+    runs = []
+    monkeypatch.setattr(compare, "_bundle_run", lambda verb, _, configs, values, *__: runs.append((verb, values)))
+    options = argparse.Namespace(out=tmp_path, dataset_dir=tmp_path / "data", threads=1)
+    for _ in range(2):  # the second time they are finished
+        for name in ("patches", "pairs"):
+            compare.run_one(STAGED, name, 3, options=options)
+    patches = tmp_path / "patches/seed3"
+    assert [verb for verb, _ in runs] == ["selecting", "synthesizing"]
+    assert [str(values["patches_dir"]) for _, values in runs] == [str(patches / "patches")] * 2
+    assert all(values["seed"] == 3 and values["dataset_dir"] == tmp_path / "data" for _, values in runs)
+    assert json.loads((patches / "result.json").read_text())["run"]["configs"] == ["select"]
