@@ -22,6 +22,8 @@ BENCHMARKS = (
     "cks_sharing",
     "cks_inference",
     "mmt_psm_step",
+    "patch_selection",
+    "csingan_step",
 )
 
 

@@ -18,7 +18,14 @@ from monai_ext.bundle.overrides import unknown_keys
 ROOT = Path(__file__).parents[1]
 BUNDLES = sorted(path.parent for path in ROOT.glob("bundles/*/configs"))
 FILES = [path for bundle in BUNDLES for path in sorted(bundle.glob("configs/**/*.json"))]
-WHOLE = {"train", "inference", "metadata"}
+STAGES = {"select", "train_gan", "synthesize"}
+"""Configurations that stand by themselves, beside ``train.json``."""
+WHOLE = {"train", "inference", "metadata"} | STAGES
+OF_STAGE = {
+    "k_means": "select", "random_crop": "select", "random_centre_crop": "select", "without_second_term": "select",
+    "without_third_term": "select", "without_component_critics": "train_gan",
+}  # fmt: skip
+"""Ablation of a stage, by name, to what it overlays."""
 STAGE_TWO = re.compile(r"cross_pseudo_supervision|co_teaching|.*scm.*")
 ADDED = {"initialize", "run", "finalize", "training", "evaluating", "inference"}
 METADATA = {
@@ -29,6 +36,8 @@ SMOKE = {
     "phantom_dir", "phantom", "patch_size", "batch_size", "max_epochs", "ramp_epochs", "refresh_epochs", "crf_radius",
     "mix_grid", "progress", "crop_px", "epoch_iterations", "finetune_epochs", "warm_up_iterations",
     "start_iteration", "teacher_start", "rise_iterations", "fall_iterations", "erased_px", "learning_rate",
+    "patches_dir", "patch_px", "patches", "round_epochs", "rounds", "val_interval", "pseudo_labels", "smallest_px",
+    "channels", "masks", "scale_epochs", "passes", "critic_updates", "pairs",
 }  # fmt: skip
 MONAI_HOMES = ("transforms", "data", "networks.nets", "engines", "handlers", "inferers", "losses", "metrics")
 
@@ -68,8 +77,18 @@ def base_of(path: Path) -> dict[str, Any]:
     configs = next(folder for folder in path.parents if folder.name == "configs")
     if path.stem.startswith("inference"):
         return read(configs / "inference.json")
+    if path.stem in OF_STAGE:
+        return read(configs / f"{OF_STAGE[path.stem]}.json")
+    if path.stem == "smoke" or path.parent.name == "datasets":
+        return stages_of(configs.parent)
     second = configs / "train_scm.json"
     return read(configs / "train.json") | (read(second) if STAGE_TWO.fullmatch(path.stem) and second.exists() else {})
+
+
+def stages_of(bundle: Path) -> dict[str, Any]:
+    """Keys of all stages, those of ``train.json`` over the others'."""
+    others = sorted(path for path in bundle.glob("configs/*.json") if path.stem in STAGES or "train_" in path.stem)
+    return {k: v for path in others for k, v in read(path).items()} | read(bundle / "configs/train.json")
 
 
 def data_keys(bundle: Path) -> set[str]:
@@ -119,12 +138,12 @@ def test_data_set_overlay_is_short_and_owns_its_keys(path):
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
 def test_bundle(bundle):
     train, inference, smoke = (read(bundle / f"configs/{name}.json") for name in ("train", "inference", "smoke"))
-    assert data_keys(bundle) <= train.keys()
+    stages = stages_of(bundle)
+    assert data_keys(bundle) <= stages.keys()
     for key in data_keys(bundle) & inference.keys():
         assert inference[key] == train[key], f"{key} differs between training and inference"
     assert smoke.keys() <= SMOKE
-    stages = {k: v for path in bundle.glob("configs/train_*.json") for k, v in read(path).items()} | train
-    for key in smoke.keys() - {"phantom_dir", "progress"}:
+    for key in smoke.keys() - {"phantom_dir", "patches_dir", "progress"}:
         assert _shrinks(smoke[key], stages[key]), f"{key} does not shrink"
     metadata = read(bundle / "configs/metadata.json")
     assert metadata.keys() >= METADATA

@@ -75,6 +75,27 @@ SHRUNK = {
         "start_iteration": 1,
         "teacher_start": 1,
     },
+    "cps_csingan": {
+        "phantom": {"training": 3, "validation": 2, "test": 1, "size": 128, "diameter_px": 14},
+        "patch_px": 64,
+        "patches": 2,
+        "smallest_px": 48,
+        "scale_epochs": 2,
+        "passes": 1,
+        "masks": 2,
+        "pairs": 2,
+        "backbone": "resnet18",
+        "pyramid_channels": 16,
+        "hidden": 16,
+        "proposals": 20,
+        "box_samples": 16,
+        "round_epochs": 1,
+        "rounds": 1,
+        "epoch_iterations": 1,
+        "val_interval": 1,
+        "pseudo_labels": 4,
+        "channels": 4,
+    },
 }
 """Bundle to key to value, wherever the key has a plain value in its configurations and in its tables' values."""
 

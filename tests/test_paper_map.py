@@ -76,7 +76,8 @@ def config_of(bundle: Path) -> dict:
     """Keys of every stage in one dictionary."""
     merged: dict = {}
     # train.json comes last: it holds the components whose arguments the stages change.
-    for path in [*bundle.glob("configs/inference.json"), *sorted(bundle.glob("configs/train*.json"), reverse=True)]:
+    others = [bundle / f"configs/{name}.json" for name in ("inference", "synthesize", "select")]
+    for path in [*filter(Path.exists, others), *sorted(bundle.glob("configs/train*.json"), reverse=True)]:
         merged |= {k: v for k, v in json.loads(path.read_text(encoding="utf8")).items() if "#" not in k}
     return merged
 

@@ -13,11 +13,14 @@ from monai_ext.data.histology_phantom import TissueStain, draw_tissue_stain, tis
 from monai_ext.data.histology_set import make_histology_phantoms
 from monai_ext.data.membrane_phantom import Stain, draw_stain, membrane_tile
 from monai_ext.data.mr_phantom import PhantomSpec, phantom_volume
+from monai_ext.data.patches import annotate_patches, make_random_patches
 from monai_ext.data.phantoms import make_cell_phantoms, make_membrane_phantoms, make_phantoms
 from monai_ext.data.points_io import LoadPointsd, PointSet, read_points, to_voxels, write_points
+from monai_ext.data.pseudo_labels import PseudoLabels
 from monai_ext.data.results_io import SaveDicomSegd
 from monai_ext.data.smear_phantom import SmearStain, draw_smear_stain, smear_field
 from monai_ext.data.smear_set import make_smear_phantoms
+from monai_ext.data.synthetic_masks import SyntheticMaskDataset, check_patches_or_exit, trained_patches
 from monai_ext.data.turn_sampler import TurnSampler
 from monai_ext.data.two_stream import TwoStreamDataset, draw_labeled, draw_or_exit, labeled_fraction
 
@@ -31,15 +34,19 @@ __all__ = [
     "LoadPointsd",
     "PhantomSpec",
     "PointSet",
+    "PseudoLabels",
     "SaveDicomSegd",
     "SmearStain",
     "Stain",
+    "SyntheticMaskDataset",
     "TissueStain",
     "TurnSampler",
     "TwoStreamDataset",
+    "annotate_patches",
     "cell_picture",
     "check_datalist",
     "check_or_exit",
+    "check_patches_or_exit",
     "collate_cells",
     "collate_instances",
     "draw_exposure",
@@ -56,6 +63,7 @@ __all__ = [
     "make_histology_phantoms",
     "make_membrane_phantoms",
     "make_phantoms",
+    "make_random_patches",
     "make_smear_phantoms",
     "membrane_tile",
     "phantom_volume",
@@ -63,6 +71,7 @@ __all__ = [
     "smear_field",
     "tissue_field",
     "to_voxels",
+    "trained_patches",
     "write_geojson",
     "write_points",
 ]

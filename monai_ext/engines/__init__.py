@@ -4,6 +4,7 @@
 from monai_ext.engines.cks import CKSStep
 from monai_ext.engines.co_training import CoTrainingStep
 from monai_ext.engines.csingan import CSinGANStep
+from monai_ext.engines.detection import DetectionStep
 from monai_ext.engines.eugmt import EUGMTStep
 from monai_ext.engines.mmt_psm import MMTPSMStep
 from monai_ext.engines.pa_seg import PASegStep
@@ -14,6 +15,7 @@ __all__ = [
     "CKSStep",
     "CSinGANStep",
     "CoTrainingStep",
+    "DetectionStep",
     "EUGMTStep",
     "MMTPSMStep",
     "PASegStep",

@@ -90,7 +90,13 @@ class CSinGANStep(TrainStep):
     @property
     def epochs(self) -> int:
         """Epochs of all scales of all patches."""
-        return self.epochs_per_scale * sum(len(generator.sizes) for generator in self.generators)
+        return self.ends[-1]
+
+    @property
+    def ends(self) -> list[int]:
+        """Of each patch how many epochs are over when its last scale is."""
+        scales = [len(generator.sizes) for generator in self.generators]
+        return [self.epochs_per_scale * sum(scales[: patch + 1]) for patch in range(len(scales))]
 
     def stage_of(self, epoch: int) -> Stage:
         """What is trained after ``epoch`` finished epochs."""
@@ -110,8 +116,8 @@ class CSinGANStep(TrainStep):
             found[name] = -critics(name, critics.part(name, drawn, mask)).mean()
         if self.wants("reconstruction"):
             real = resize_image(batch["image"][:1], generator.sizes[scale])
-            coarser = self._coarser(batch["real_mask"][:1], noisy=False)
-            again = generator.refine(coarser, batch["real_mask"][:1], scale=scale)
+            real_mask, noises = batch["real_mask"][:1], generator.anchors(scale)
+            again = generator.refine(self._coarser(real_mask, noises), real_mask, scale=scale, noise=noises[scale])
             found["reconstruction"] = torch.nn.functional.mse_loss(again, real)
         return found
 
@@ -169,30 +175,23 @@ class CSinGANStep(TrainStep):
             if all(value.shape == state[name].shape for name, value in new.state_dict().items()):
                 new.load_state_dict(state)
         real = resize_image(batch["image"][:1], generator.sizes[scale])
-        error = (self._coarser(batch["real_mask"][:1], noisy=False) - real).square().mean().sqrt()
+        error = (self._coarser(batch["real_mask"][:1], generator.anchors(scale)) - real).square().mean().sqrt()
         generator.amplitudes[scale] = self.noise_share * error
 
     def _draw(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """A new image of the scale for each mask, and the mask at that scale."""
         generator, _, scale = self._now()
-        coarser = self._coarser(mask, noisy=True)
-        drawn = generator.refine(coarser, mask, scale=scale, noise=noise_of(generator, mask, scale))
+        noises = generator.noises(mask, scale=scale)
+        drawn = generator.refine(self._coarser(mask, noises), mask, scale=scale, noise=noises[scale])
         return drawn, resize_mask(mask, generator.sizes[scale])
 
     @torch.no_grad()
-    def _coarser(self, mask: Tensor, *, noisy: bool) -> Tensor:
+    def _coarser(self, mask: Tensor, noises: Sequence[Tensor | None]) -> Tensor:
         """What the frozen scales draw, at this one's size."""
         generator, _, scale = self._now()
         if scale == 0:
             return mask.new_zeros(len(mask), generator.image_channels, *generator.sizes[0])
-        noises = [noise_of(generator, mask, number) if noisy else None for number in range(scale)]
         return resize_image(generator(mask, scale=scale - 1, noises=noises), generator.sizes[scale])
-
-
-def noise_of(generator: ConditionalSinGAN, mask: Tensor, scale: int) -> Tensor:
-    """Gaussian noise of a scale for each mask: at the coarsest one channel for all of the image's, as in SinGAN."""
-    channels = generator.image_channels if scale else 1
-    return torch.randn(len(mask), channels, *generator.sizes[scale], device=mask.device, dtype=mask.dtype)
 
 
 def _learn(module: nn.Module, other: nn.Module) -> None:

@@ -7,12 +7,15 @@ III-A, Eq. 1 and Algorithm 1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import KMeans
+
+from monai_ext.functional.stain_texture import standardize
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -21,28 +24,43 @@ Candidates = Literal["all", "touching"]
 COARSE_ITERATIONS, FINE_ITERATIONS = 10_000, 50_000
 
 
+class Windows(NamedTuple):
+    """All windows of all images, from which patches are chosen."""
+
+    features: NDArray[np.floating]
+    """(N, D) f(x) of each window; without columns where nothing is known of them."""
+    regions: NDArray[np.floating]
+    """(N, 4, D) f(x_p) of its four quarters."""
+    image: Ints
+    """(N,) number of its image."""
+    off_centre_px: Floats
+    """(N,) distance of its centre from its image's."""
+
+
 class Selection(NamedTuple):
-    """What :func:`select_patches` chose and why."""
+    """What was chosen, and why where windows were compared."""
 
     picks: Ints
-    """(K1,) the window picked from each coarse cluster."""
-    clusters: Ints
+    """(K1,) the chosen windows, one from each coarse cluster where there are clusters."""
+    clusters: Ints | None = None
     """(N,) coarse cluster of each window."""
-    terms: Floats
+    terms: Floats | None = None
     """(N, 3) the three terms of Eq. 1, unweighted."""
-    costs: Floats
+    costs: Floats | None = None
     """(N,) their weighted sum; infinite where a window was no candidate."""
+    features: NDArray[np.floating] | None = None
+    """(N, D) as they were compared."""
 
 
 def select_patches(
-    features: ArrayLike,
-    regions: ArrayLike,
+    windows: Windows,
     *,
     clusters: int,
     fine_clusters: int = 4,
-    weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    weights: Sequence[float] = (1.0, 1.0, 1.0),
     candidates: Candidates = "all",
-    seeds: tuple[int, int] = (42, 500),
+    scale: bool = False,
+    seeds: Sequence[int] = (42, 500),
 ) -> Selection:
     r"""One window of each of K1 clusters of windows, the one of least cost (Algorithm 1).
 
@@ -54,43 +72,68 @@ def select_patches(
     the released code. A cluster of fewer sub-regions than ``fine_clusters`` has as many as there are.
 
     Args:
-        features: f(x) of N windows, (N, D).
-        regions: f(x_p) of the four quarters of each, (N, 4, D).
+        windows: with features.
         clusters: K1, the number of windows to pick.
         fine_clusters: K2.
         weights: of the three terms; the paper's ablations set one or two to 0.
         candidates: ``"all"`` windows of a cluster, as the paper has it, or only those ``"touching"`` its largest fine
             cluster with a sub-region, as the released code does.
+        scale: give all features the same spread first, for those in units of their own.
         seeds: of the coarse and of each fine k-means.
 
     Raises:
         ValueError: shapes that do not fit, fewer different windows than clusters, or an unknown option.
     """
-    windows, quarters = np.asarray(features), np.asarray(regions)
-    if windows.ndim != 2 or quarters.shape != (len(windows), 4, windows.shape[1]):
+    features, quarters = np.asarray(windows.features), np.asarray(windows.regions)
+    if features.ndim != 2 or quarters.shape != (len(features), 4, features.shape[1]):
         raise ValueError(
-            f"regions: found the shape {quarters.shape}, expected 4 of each of the windows {windows.shape}."
+            f"regions: found the shape {quarters.shape}, expected 4 of each of the windows {features.shape}."
         )
-    if not 1 <= clusters <= len(windows):
-        raise ValueError(f"clusters: found {clusters}, expected 1 to {len(windows)}, the number of windows.")
+    _check_number("clusters", clusters, len(features), "the number of windows")
     if candidates not in ("all", "touching"):
         raise ValueError(f"candidates: found {candidates!r}, expected 'all' or 'touching'.")
-    owner, centres = _k_means(windows, clusters, seed=seeds[0], iterations=COARSE_ITERATIONS)
+    if scale:
+        features, quarters = standardize(features), standardize(quarters, features)
+    owner, centres = _k_means(features, clusters, seed=seeds[0], iterations=COARSE_ITERATIONS)
     if (different := len(np.unique(owner))) < clusters:
         raise ValueError(f"clusters: found {different} different windows, expected {clusters} or more.")
-    terms = np.zeros((len(windows), 3))
-    costs = np.full(len(windows), np.inf)
+    terms = np.zeros((len(features), 3))
+    costs = np.full(len(features), np.inf)
     picks = np.zeros(clusters, np.int64)
     for number, centre in enumerate(centres):
         members = np.flatnonzero(owner == number)
-        parts = quarters[members].reshape(-1, windows.shape[1])
+        parts = quarters[members].reshape(-1, features.shape[1])
         fine, fine_centres = _k_means(parts, fine_clusters, seed=seeds[1], iterations=FINE_ITERATIONS)
         largest = np.bincount(fine).argmax()
-        terms[members] = consistency_terms(windows[members], quarters[members], centre, fine_centres[largest])
+        terms[members] = consistency_terms(features[members], quarters[members], centre, fine_centres[largest])
         allowed = (fine.reshape(-1, 4) == largest).any(1) if candidates == "touching" else np.ones(len(members), bool)
         costs[members[allowed]] = terms[members[allowed]] @ np.asarray(weights)
         picks[number] = members[costs[members].argmin()]
-    return Selection(picks, owner, terms, costs)
+    return Selection(picks, owner, terms, costs, features)
+
+
+def random_windows(windows: Windows, *, number: int, seed: int = 0) -> Selection:
+    """Any windows (the paper's RndCrop), different ones; their features are not looked at.
+
+    Raises:
+        ValueError: fewer windows than the number.
+    """
+    _check_number("number", number, len(windows.image), "the number of windows")
+    return Selection(np.random.default_rng(seed).choice(len(windows.image), number, replace=False))
+
+
+def random_centres(windows: Windows, *, number: int, seed: int = 0) -> Selection:
+    """The window nearest to the centre of each of some images (the paper's RndCenCrop); features are not looked at.
+
+    Raises:
+        ValueError: fewer images than the number.
+    """
+    images = np.unique(windows.image)
+    _check_number("number", number, len(images), "the number of images")
+    chosen = np.random.default_rng(seed).choice(images, number, replace=False)
+    return Selection(
+        np.array([np.where(windows.image == image, windows.off_centre_px, np.inf).argmin() for image in chosen])
+    )
 
 
 def consistency_terms(features: ArrayLike, regions: ArrayLike, centre: ArrayLike, fine_centre: ArrayLike) -> Floats:
@@ -132,3 +175,8 @@ def _k_means(points: NDArray[np.floating], clusters: int, *, seed: int, iteratio
         points
     )
     return found.labels_.astype(np.int64), found.cluster_centers_
+
+
+def _check_number(name: str, found: int, most: int, of: str) -> None:
+    if not 1 <= found <= most:
+        raise ValueError(f"{name}: found {found}, expected 1 to {most}, {of}.")

@@ -25,11 +25,13 @@ from monai_ext.handlers.checkpoint import is_main_process
 from monai_ext.handlers.files import write_atomically
 from monai_ext.metrics.instance_ap import THRESHOLDS, InstanceAveragePrecision, MeasuredImage
 from monai_ext.metrics.instance_dice import InstanceCountError, InstanceDice
+from monai_ext.metrics.nuclei import NucleiMetric, NucleiName
 
 PER_IMAGE = "_per_image"
 """Ends the name of the values of each image, which would hide the metric of all together under the same name."""
 
 _AP = re.compile(r"(coco_)?(?:map|ap([1-9]\d))")
+_NUCLEI: dict[str, NucleiName] = {"aji": "aji", "aji_plus": "aji_plus", "pq": "pq", "foreground_dice": "dice"}
 _DEFAULT_TRANSFORM = from_engine(["pred", "label"])
 
 
@@ -39,8 +41,10 @@ class NamedInstanceMetric:
     Args:
         name: ``ap50`` (any two digits: the IoU threshold in percent), ``map`` (mean over 0.50, 0.55, ..., 0.95), both
             not smoothed, as in the CKS paper; ``coco_ap50`` and ``coco_map``, as COCO's; ``dice``;
-            ``count_error``, the mean absolute error of the number of instances per image.
-        score_floor: predictions of lower scores are left out; None is 0 for the first four and 0.5 for the last two.
+            ``count_error``, the mean absolute error of the number of instances per image; and of nuclei, each a mean
+            over images (:class:`~monai_ext.metrics.NucleiMetric`), ``aji``, ``aji_plus``, ``pq`` and
+            ``foreground_dice``, of all pixels of nuclei.
+        score_floor: predictions of lower scores are left out; None is 0 for the first four and 0.5 for the others.
 
     Raises:
         ValueError: unknown name.
@@ -50,7 +54,7 @@ class NamedInstanceMetric:
         floor = {} if score_floor is None else {"score_floor": score_floor}
         found = _AP.fullmatch(name)
         self.options: dict[str, Any] = {}
-        self.collected: InstanceAveragePrecision | InstanceDice | InstanceCountError
+        self.collected: InstanceAveragePrecision | InstanceDice | InstanceCountError | NucleiMetric
         if found is not None:
             self.collected = InstanceAveragePrecision(**floor)
             self.options["thresholds"] = [int(found[2]) / 100] if found[2] else THRESHOLDS
@@ -59,10 +63,12 @@ class NamedInstanceMetric:
             self.collected = InstanceDice(**floor)
         elif name == "count_error":
             self.collected = InstanceCountError(**floor)
+        elif name in _NUCLEI:
+            self.collected = NucleiMetric(_NUCLEI[name], **floor)
         else:
             raise ValueError(
                 f"metric is {name!r}, expected 'ap50' or another threshold, 'map', either with 'coco_' before it, "
-                "'dice' or 'count_error'."
+                "'dice', 'count_error', 'aji', 'aji_plus', 'pq' or 'foreground_dice'."
             )
 
     def gathered(self) -> NamedInstanceMetric:

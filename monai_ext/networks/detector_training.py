@@ -25,6 +25,23 @@ class Answers(NamedTuple):
     """Of each pyramid level (V, B, A, h, w), on the grid of the images as they are, not mirrored."""
 
 
+class LabeledTraining(nn.Module):
+    """Forward of a batch of labelled images, as DistributedDataParallel can wrap it.
+
+    Args:
+        network: the detector, which ships.
+    """
+
+    def __init__(self, network: CellMaskRCNN) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The losses of images (B, 3, H, W), see :py:func:`~monai_ext.networks.detector_losses.detector_losses`."""
+        size = (image.shape[2], image.shape[3])
+        return detector_losses(self.network, self.network.features(image), targets, image_size=size)
+
+
 class DetectorTraining(nn.Module):
     """Forward of a training batch, as DistributedDataParallel can wrap it: one call, one backward.
 

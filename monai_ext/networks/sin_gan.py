@@ -32,9 +32,14 @@ class ConditionalSinGAN(nn.Module):
         sizes: heights and widths from the coarsest scale on, see :func:`~monai_ext.functional.scales.scale_sizes`.
         image_channels: of the image.
         channels: of the first four scales; the next four have twice as many, and so on up to 128.
+        anchored: the patch itself comes from a noise that is drawn once, as in SinGAN; else from none, as the paper
+            writes. The layers' normalisation expects noise at the coarsest scale: without it the generator would draw
+            other colours once it is trained than while it was.
     """
 
-    def __init__(self, sizes: Sequence[Size], *, image_channels: int = 3, channels: int = 32) -> None:
+    def __init__(
+        self, sizes: Sequence[Size], *, image_channels: int = 3, channels: int = 32, anchored: bool = True
+    ) -> None:
         super().__init__()
         self.sizes = [(int(height), int(width)) for height, width in sizes]
         self.image_channels = image_channels
@@ -44,6 +49,8 @@ class ConditionalSinGAN(nn.Module):
         )
         self.amplitudes: Tensor
         self.register_buffer("amplitudes", torch.ones(len(self.sizes)))
+        self.anchor: Tensor
+        self.register_buffer("anchor", torch.randn(1, 1, *self.sizes[0]) * anchored)
 
     def forward(
         self,
@@ -67,6 +74,25 @@ class ConditionalSinGAN(nn.Module):
             drawn = resize_image(drawn, self.sizes[number])
             drawn = self.refine(drawn, mask, scale=number, noise=noises[number])
         return drawn
+
+    def anchors(self, scale: int) -> list[Tensor | None]:
+        """The noises up to a scale of which the patch itself is drawn."""
+        return [self.anchor, *[None] * scale]
+
+    def noises(
+        self, mask: Tensor, *, scale: int | None = None, generator: torch.Generator | None = None
+    ) -> list[Tensor]:
+        """Gaussian noises for each mask up to a scale: at the coarsest one channel for all of the image's (SinGAN).
+
+        Args:
+            mask: as in :py:meth:`forward`.
+            scale: n; None is the finest.
+            generator: what is drawn from, on whichever device it is; by default torch's own of the mask's device.
+        """
+        device = mask.device if generator is None else generator.device
+        sizes = self.sizes[: None if scale is None else scale + 1]
+        shapes = [(len(mask), self.image_channels if number else 1, *size) for number, size in enumerate(sizes)]
+        return [torch.randn(shape, generator=generator, device=device).to(mask) for shape in shapes]
 
     def refine(self, coarser: Tensor, mask: Tensor, *, scale: int, noise: Tensor | None = None) -> Tensor:
         """One scale of :py:meth:`forward`: y_n of y_{n-1}, which has the scale's size already."""

@@ -3,12 +3,13 @@
 
 from monai_ext.transforms.cells import LocationsFromInstancesd, PointsToLocationsd, RescaleToCelld
 from monai_ext.transforms.colour import ThreeChannelsd, ToRGBd
-from monai_ext.transforms.instances import MasksToTargetd
+from monai_ext.transforms.instances import LabelMapToMasksd, MasksToTargetd
 from monai_ext.transforms.seeds import ExpandSeedsd, ValidRegiond
 from monai_ext.transforms.strong import StrongPhotometricd
 
 __all__ = [
     "ExpandSeedsd",
+    "LabelMapToMasksd",
     "LocationsFromInstancesd",
     "MasksToTargetd",
     "PointsToLocationsd",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks of instances as what a detector learns from."""
+"""Instances as what a detector learns from: from label maps to masks, from masks to its target."""
 
 from __future__ import annotations
 
@@ -11,6 +11,36 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
+
+
+class LabelMapToMasksd(MapTransform):
+    """Take a label map apart into a mask an instance, all of one class.
+
+    ``masks`` becomes bool (N, X, Y), by rising number, and ``classes`` int64 (N,); N may be 0.
+
+    Args:
+        keys: key of the label map (1, X, Y), 0 is background; it is taken out.
+        class_number: of every instance.
+
+    Raises:
+        ValueError: more than one channel.
+    """
+
+    def __init__(self, keys: KeysCollection = "label", *, class_number: int = 1) -> None:
+        super().__init__(keys)
+        self.class_number = class_number
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """A shallow copy of ``data`` with masks and classes."""
+        out = dict(data)
+        labels: Tensor = torch.as_tensor(out.pop(self.keys[0])).as_subclass(torch.Tensor)
+        if labels.ndim != 3 or len(labels) != 1:
+            raise ValueError(f"{self.keys[0]}: found shape {tuple(labels.shape)}, expected a label map (1, X, Y).")
+        numbers = labels.unique()
+        numbers = numbers[numbers > 0]
+        out["masks"] = labels == numbers[:, None, None]
+        out["classes"] = torch.full((len(numbers),), self.class_number, dtype=torch.int64)
+        return out
 
 
 class MasksToTargetd(MapTransform):

@@ -16,7 +16,13 @@ import pytest
 from monai.bundle import ConfigWorkflow
 from monai.utils import set_determinism
 
-from monai_ext.data import make_cell_phantoms, make_membrane_phantoms, make_phantoms, make_smear_phantoms
+from monai_ext.data import (
+    make_cell_phantoms,
+    make_histology_phantoms,
+    make_membrane_phantoms,
+    make_phantoms,
+    make_smear_phantoms,
+)
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 COUNTS = {"training": 2, "validation": 2, "test": 1, "shape": [32, 32, 24]}
@@ -36,6 +42,8 @@ DETECTOR = {
     "instance_relation": True, "duplicate_removal": True,
 }  # fmt: skip
 SMEARS = {"training": 2, "unlabeled": 2, "validation": 2, "test": 2, "size": 64, "diameter_px": 24}
+NUCLEI = DETECTOR | {"classes": 2, "instance_relation": False, "duplicate_removal": False, "score_threshold": 0.05}
+TISSUE = {"training": 3, "validation": 1, "test": 1, "size": 128, "diameter_px": 14}
 CELLS = {"training": 2, "validation": 2, "test": 2, "size": 64, "diameter_px": 12}
 
 
@@ -131,6 +139,16 @@ class MMTPSMBundle(Bundle):
 
     configs, network = BUNDLES / "mmt_psm/configs", DETECTOR
     phantom, make_phantoms, first_stage = SMEARS, staticmethod(make_smear_phantoms), "training"
+
+
+class CSinGANBundle(Bundle):
+    """CSinGAN's fourth stage likewise; of its untrained network every detection counts."""
+
+    configs, network = BUNDLES / "cps_csingan/configs", NUCLEI
+    phantom, make_phantoms, first_stage = TISSUE, staticmethod(make_histology_phantoms), "training"
+
+    def tiny(self):
+        return {**super().tiny(), "pseudo_score": 0.0}
 
 
 def start(*arguments, folder, program=("-m", "monai.bundle")):
@@ -275,3 +293,4 @@ def fixtures_of(name, bundle_class):
 make_eugmt, eugmt, trained_eugmt = fixtures_of("eugmt", EUGMTBundle)
 make_cks, cks, trained_cks = fixtures_of("cks", CKSBundle)
 make_mmt_psm, mmt_psm, trained_mmt_psm = fixtures_of("mmt_psm", MMTPSMBundle)
+make_cps_csingan, cps_csingan, trained_cps_csingan = fixtures_of("cps_csingan", CSinGANBundle)

@@ -108,6 +108,27 @@ def test_two_processes_train_a_detector_and_its_teacher(mmt_psm, command_line):
     mmt_psm.run("inference", workflow_type="infer")
 
 
+def test_two_processes_train_on_the_same_pseudo_labels(cps_csingan, command_line):
+    """The first predicts for both; it and the second then train on the same items."""
+    cps_csingan.copy_configs()
+    overlay = {
+        "run": [
+            "$@train#trainer.run()",
+            "$torch.save([n.state_dict() for n in @networks], @bundle_root + '/rank%d.pt' % @rank)",
+        ],
+        "networks": "$[@student]",
+        "needs_used": {"training": ["image"]},
+        "validate#evaluator": None,
+        "restart": False,
+    }
+    (student,) = torchrun(cps_csingan, command_line, **overlay)
+    assert [row["epoch"] for row in cps_csingan.metrics()] == ["1", "2"]
+    saved = torch.load(cps_csingan.root / "models/checkpoint.pt", weights_only=True)
+    assert all(torch.equal(saved["student"][name.removeprefix("module.")], student[name]) for name in student)
+    assert [row["patches"] for row in saved["rounds"]["rows"]] == [0, 6]
+    cps_csingan.run("inference", workflow_type="infer")
+
+
 def test_two_processes_train_stage_two(stage_one, bundle, command_line):
     shutil.copytree(stage_one.root / "models", bundle.copy_configs() / "models")
     overlay = {"second": "@auxiliary", "auxiliary_def": bundle.auxiliary, "refresh_epochs": 1, "max_epochs": 2}

@@ -39,14 +39,26 @@ SCHEMA = {
 """What version 20240725 of MONAI's schema asks for; its file is not fetched here."""
 
 
-IMAGES = {"PA-Seg 3D": (2, 1, 32, 16, 48), "EUGMT": (2, 3, 32, 48), "CKS": (2, 3, 40, 72), "MMT-PSM": (2, 3, 40, 72)}
+IMAGES = {
+    "PA-Seg 3D": (2, 1, 32, 16, 48),
+    "EUGMT": (2, 3, 32, 48),
+    "CKS": (2, 3, 40, 72),
+    "MMT-PSM": (2, 3, 40, 72),
+    "CPS and CSinGAN": (2, 3, 40, 72),
+}
+MAKERS = {
+    "PA-Seg 3D": "make_bundle",
+    "EUGMT": "make_eugmt",
+    "CKS": "make_cks",
+    "MMT-PSM": "make_mmt_psm",
+    "CPS and CSinGAN": "make_cps_csingan",
+}
 
 
 @pytest.fixture(params=IMAGES)
-def case(request, make_bundle, make_eugmt, make_cks, make_mmt_psm, tmp_path):
+def case(request, tmp_path):
     """A bundle's name in its metadata, its folder of configurations, and an image for its network."""
-    makers = {"PA-Seg 3D": make_bundle, "EUGMT": make_eugmt, "CKS": make_cks, "MMT-PSM": make_mmt_psm}
-    make = makers[request.param]
+    make = request.getfixturevalue(MAKERS[request.param])
     return request.param, make(tmp_path / "bundle").configs, torch.randn(IMAGES[request.param])
 
 

@@ -55,7 +55,7 @@ def wait_for_epoch(process, folder, epoch, limit_s=120):
     raise AssertionError(f"no checkpoint of epoch {epoch}; exit status {process.poll()}")
 
 
-@pytest.mark.parametrize("make", ["make_bundle", "make_eugmt", "make_cks", "make_mmt_psm"])
+@pytest.mark.parametrize("make", ["make_bundle", "make_eugmt", "make_cks", "make_mmt_psm", "make_cps_csingan"])
 def test_killed_training_is_resumed(command_line, tmp_path, make, request):
     make_bundle = request.getfixturevalue(make)
     bundle = make_bundle(tmp_path / "bundle")

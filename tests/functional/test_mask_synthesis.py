@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.ndimage import label
+from scipy.ndimage import distance_transform_edt, label
 from skimage.morphology import dilation, disk
 
 from monai_ext.functional import mask_synthesis
@@ -156,6 +156,33 @@ def test_maps_have_about_as_many_nuclei_as_the_patch():
     assert len({one.instances.tobytes() for one in found}) == 40
     again = synthesize_masks(patch(), number=40, density=(0.5, 1.0), margin_px=10, rng=np.random.default_rng(0))
     assert all(np.array_equal(one.instances, other.instances) for one, other in zip(found, again, strict=True))
+
+
+def test_fewer_maps_are_the_first_ones():
+    two, four = (synthesize_masks(patch(), number=n, margin_px=10, rng=np.random.default_rng(5)) for n in (2, 4))
+    for one, other in zip(two, four, strict=False):
+        assert np.array_equal(one.instances, other.instances)
+        assert (one.placed, one.wanted) == (other.placed, other.wanted)
+
+
+def test_every_centre_is_farther_than_its_radius_from_all_before(monkeypatch):
+    """A distance transform of all that lies there, against the one that is lowered around each nucleus."""
+    nuclei, lowered = turned(nuclei_of(patch(), border_px=1)), mask_synthesis._come_nearer
+    reach, seen = max(nucleus.radius_px for nucleus in nuclei) + 2**0.5, []
+    there = np.zeros((80, 90), bool)
+
+    def spy(distance, rows, columns, far):
+        lowered(distance, rows, columns, far)
+        there[rows, columns] = True
+        expected = distance_transform_edt(~there)
+        near = expected <= reach
+        assert np.array_equal(distance[near], expected[near])
+        assert (distance[~near] > reach).all()
+        seen.append(len(rows))
+
+    monkeypatch.setattr(mask_synthesis, "_come_nearer", spy)
+    synthesize_mask(nuclei, number=15, size=(80, 90), margin_px=0, rng=np.random.default_rng(0))
+    assert len(seen) == 15
 
 
 def test_a_patch_of_cut_nuclei_only():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Algorithm 1 against loops over windows, clusters and pairs."""
+"""Algorithm 1 against loops over windows, clusters and pairs; random choices by what they may and may not do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from monai_ext.functional.patch_selection import consistency_terms, select_patches, window_corners
+from monai_ext.functional import patch_selection
+from monai_ext.functional.patch_selection import (
+    Windows,
+    consistency_terms,
+    random_centres,
+    random_windows,
+    window_corners,
+)
+from monai_ext.functional.stain_texture import standardize
 
 
 def draw(windows=60, features=5, *, seed=0):
@@ -16,6 +24,12 @@ def draw(windows=60, features=5, *, seed=0):
     middle = rng.normal(size=(4, features)) * 4
     found = middle[rng.integers(4, size=windows)] + rng.normal(size=(windows, features))
     return found, found[:, None] + rng.normal(size=(windows, 4, features)) * rng.uniform(0.2, 2, (windows, 1, 1))
+
+
+def select_patches(features, regions, **options):
+    """Of windows that lie anywhere."""
+    nowhere = np.zeros(len(features), np.int64)
+    return patch_selection.select_patches(Windows(features, regions, nowhere, nowhere), **options)
 
 
 def algorithm_1(features, regions, k1, k2, weights, candidates):
@@ -101,6 +115,58 @@ def test_few_windows():
     np.testing.assert_allclose(found.terms[:, 0], 0, atol=1e-12)
     same = np.zeros((5, 2))
     assert select_patches(same, np.zeros((5, 4, 2)), clusters=1).picks.tolist() == [0]
+
+
+def test_features_in_units_of_their_own_get_one_spread():
+    features, regions = draw(seed=2)
+    units = np.array([1.0, 1000, 0.01, 5, 1])
+    found = select_patches(features * units, regions * units, clusters=4, scale=True)
+    expected = select_patches(standardize(features), standardize(regions, features), clusters=4)
+    assert found.picks.tolist() == expected.picks.tolist()
+    np.testing.assert_allclose(found.costs, expected.costs, rtol=1e-6)
+    unscaled = select_patches(features * units, regions * units, clusters=4)
+    assert unscaled.picks.tolist() != expected.picks.tolist()
+
+
+def grid(images=3):
+    """The windows of 8 pixels, every 3, of images of 20 x 29, with no features."""
+    corners = window_corners(20, 29, size=8, stride=3)
+    off = np.hypot(*(corners + 4 - np.array([10, 14.5])).T)
+    count = len(corners) * images
+    empty = np.zeros((count, 0)), np.zeros((count, 4, 0))
+    return Windows(*empty, np.repeat(np.arange(images), len(corners)), np.tile(off, images)), corners
+
+
+def test_random_windows_are_different_ones_and_all_come_up():
+    windows, corners = grid()
+    every = random_windows(windows, number=3 * len(corners), seed=4).picks
+    assert sorted(every.tolist()) == list(range(3 * len(corners)))
+    few = [random_windows(windows, number=5, seed=seed).picks.tolist() for seed in (0, 0, 1)]
+    assert few[0] == few[1] != few[2]
+    assert len(set(few[0])) == 5
+    assert random_windows(windows, number=1).clusters is None
+
+
+def test_random_centres_are_the_middle_windows_of_different_images():
+    windows, corners = grid()
+    picks = random_centres(windows, number=3, seed=1).picks
+    assert sorted(windows.image[picks].tolist()) == [0, 1, 2]
+    # (6, 9) ends at (14, 17): its middle (10, 13) is 1.5 px from the image's (10, 14.5), as is that of (6, 12)
+    assert {tuple(corners[n % len(corners)]) for n in picks} == {(6, 9)}
+    orders = {tuple(windows.image[random_centres(windows, number=2, seed=seed).picks]) for seed in range(30)}
+    assert len(orders) == 6
+    one = random_centres(Windows(*(array[7:8] for array in windows)), number=1)
+    assert one.picks.tolist() == [0]
+
+
+def test_too_few_windows_or_images_for_a_random_choice():
+    windows = grid()[0]
+    with pytest.raises(ValueError, match="number: found 4, expected 1 to 3, the number of images"):
+        random_centres(windows, number=4)
+    with pytest.raises(ValueError, match=f"number: found {len(windows.image) + 1}, expected 1 to"):
+        random_windows(windows, number=len(windows.image) + 1)
+    with pytest.raises(ValueError, match="number: found 0"):
+        random_windows(windows, number=0)
 
 
 def test_fewer_different_windows_than_clusters_are_told():

@@ -166,3 +166,30 @@ def test_images_of_all_processes_count(monkeypatch):
     assert ours.gathered().value() == pytest.approx((1 / 2 + 2 / 3 + 3 / 4) / 3)
     assert len(ours.collected.images) == 1
     assert len(ours.gathered().of_images()) == 4
+
+
+def test_metrics_of_nuclei_are_means_over_images():
+    """The third image holds nothing and is left out; the last one's nucleus is not certain and counts as missed."""
+    names = ["aji", "aji_plus", "pq", "foreground_dice"]
+    metrics = evaluated({n: InstanceMetricHandler(n, output_transform=TRANSFORM) for n in names}).state.metrics
+    assert metrics["aji"] == metrics["aji_plus"] == pytest.approx((1 + 2 / 5 + 0) / 3)
+    assert metrics["pq"] == pytest.approx((1 + 1 / 1.5 + 0) / 3)
+    assert metrics["foreground_dice"] == pytest.approx((1 + 2 * 2 / 7 + 0) / 3)
+
+
+def test_score_floor_of_nuclei():
+    handlers = {"aji": InstanceMetricHandler("aji", score_floor=0.2, output_transform=TRANSFORM)}
+    assert evaluated(handlers).state.metrics["aji"] == pytest.approx((1 + 2 / 5 + 3 / 4) / 3)
+
+
+def test_groups_of_nuclei_metrics(tmp_path):
+    metrics = ["aji", "foreground_dice"]
+    groups = InstanceGroups(tmp_path, metrics, group_key="group")
+    engine = Engine(lambda _, batch: batch)
+    groups.attach(engine)
+    engine.run([CASES])
+    with (tmp_path / "groups.csv").open(newline="") as file:
+        rows = {row["group"]: row for row in csv.DictReader(file)}
+    assert float(rows["a"]["aji"]) == pytest.approx(2 / 5)
+    assert float(rows["b"]["foreground_dice"]) == 1
+    assert float(rows["all"]["aji"]) == pytest.approx((1 + 2 / 5 + 0) / 3, rel=1e-5)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +14,14 @@ from monai.transforms import ScaleIntensityRanged
 from PIL import Image
 
 from monai_ext.data import load_datalist
-from monai_ext.functional.patch_selection import select_patches
-from monai_ext.functional.stain_texture import standardize
+from monai_ext.functional.patch_selection import Windows, random_centres, random_windows, select_patches
 from monai_ext.handlers import PatchSelection
 from monai_ext.handlers.draw_patches import TILE_PX, contact_sheet, map_of_clusters
 from monai_ext.inferers import WindowFeatureInferer
 
 SIZE = 8
+KEYS = ("features", "regions", "corners")
+CPS = partial(select_patches, clusters=3)
 
 
 class Means(torch.nn.Module):
@@ -46,26 +49,29 @@ def select(tmp_path, evaluator_of):
         scale = ScaleIntensityRanged("image", 0, 255, 0, 1)
         groups = {"transforms": [scale], "keys": lambda name: {"group": name.split("/")[0]}}
         evaluator = evaluator_of(pictures(), Means(), inferer=inferer, decollate=False, **groups)
-        options = {"clusters": 3, "size": SIZE, "features": "means", "data_root_dir": tmp_path / "data", **options}
-        PatchSelection(tmp_path / "out", **options).attach(evaluator)
+        options = {"choose": CPS, "size": SIZE, "how": {"features": "means"}, **options}
+        PatchSelection(tmp_path / "out", data_root_dir=tmp_path / "data", **options).attach(evaluator)
         evaluator.run()
         return tmp_path / "out", json.loads((tmp_path / "out/selection.json").read_text())
 
     return run
 
 
-def all_features():
+def all_windows():
+    """All windows, and their first rows and columns."""
     found = []
     for pixels in pictures().values():
         image = torch.from_numpy(pixels.transpose(2, 1, 0) / 255).float()
         found += WindowFeatureInferer(size=SIZE, stride=4)(image[None], Means())
-    return tuple(np.concatenate([one[key] for one in found]) for key in ("features", "regions", "corners"))
+    features, regions, corners = (np.concatenate([one[key] for one in found]) for key in KEYS)
+    off = np.hypot(corners[:, 0] + 4 - 10, corners[:, 1] + 4 - 14)
+    return Windows(features, regions, np.repeat(range(3), 24), off), corners
 
 
 def test_everything_an_annotator_needs(select):
     out, content = select()
-    assert content["method"] == "cps"
-    assert content["features"] == "means"
+    assert (content["method"], content["clusters"], content["features"]) == ("select_patches", 3, "means")
+    assert content["windows"] == 3 * 4 * 6
     assert content["share_of_pixels"] == pytest.approx(3 * 64 / (3 * 20 * 28))
     assert sorted(patch["image"] for patch in content["patches"]) == sorted(pictures())
     assert [patch["cluster"] for patch in content["patches"]] == [0, 1, 2]
@@ -89,45 +95,61 @@ def test_everything_an_annotator_needs(select):
 
 
 def test_the_choice_is_that_of_the_algorithm(select):
-    _, content = select(weights=(1.0, 0.0, 1.0), fine_clusters=2)
-    features, regions, corners = all_features()
-    expected = select_patches(features, regions, clusters=3, fine_clusters=2, weights=(1, 0, 1))
+    choose = partial(select_patches, clusters=3, weights=(1.0, 0.0, 1.0), fine_clusters=2, scale=True)
+    _, content = select(choose=choose)
+    windows, corners = all_windows()
+    expected = choose(windows)
     assert [[p["row"], p["column"]] for p in content["patches"]] == corners[expected.picks].tolist()
-    np.testing.assert_allclose([p["cost"] for p in content["patches"]], expected.costs[expected.picks], rtol=1e-5)
+    np.testing.assert_allclose([p["cost"] for p in content["patches"]], expected.costs[expected.picks], rtol=1e-4)
     np.testing.assert_allclose(
         [p["terms"] for p in content["patches"]], expected.terms[expected.picks], rtol=1e-4, atol=1e-6
     )
 
 
-def test_features_of_one_spread(select):
-    _, content = select(scale_features=True)
-    features, regions, _ = all_features()
-    expected = select_patches(standardize(features), standardize(regions, features), clusters=3)
-    np.testing.assert_allclose([p["cost"] for p in content["patches"]], expected.costs[expected.picks], rtol=1e-4)
-    assert content["scaled"] is True
+def test_every_option_of_the_choice_is_written_down(select):
+    _, content = select(choose=partial(select_patches, clusters=3, weights=[1.0, 0.0, 1.0]))
+    del content["patches"], content["share_of_pixels"]
+    assert content == {
+        "method": "select_patches", "clusters": 3, "fine_clusters": 4, "weights": [1.0, 0.0, 1.0], "candidates": "all",
+        "scale": False, "seeds": [42, 500], "features": "means", "windows": 72,
+    }  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["random", "random_centre"])
+def test_windows_know_their_image_and_how_far_from_its_centre_they_lie(select):
+    seen = []
+    select(choose=lambda windows: seen.append(windows) or CPS(windows))
+    expected, _ = all_windows()
+    for found, wanted in zip(seen[0], expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [random_windows, random_centres])
 def test_random_choices(select, method):
-    out, content = select(method=method, seed=21)
-    again = select(method=method, seed=21)[1]
-    others = [select(method=method, seed=seed)[1] for seed in range(4)]
-    assert content["patches"] == again["patches"]
-    assert len({str(sorted(p["name"] for p in other["patches"])) for other in others}) > (method == "random")
-    assert content["seed"] == 21
+    out, content = select(choose=partial(method, number=2, seed=21))
+    windows, corners = all_windows()
+    expected = method(windows, number=2, seed=21).picks
+    assert [[p["row"], p["column"]] for p in content["patches"]] == corners[expected].tolist()
+    assert [p["image"] for p in content["patches"]] == [list(pictures())[n] for n in windows.image[expected]]
+    assert (content["method"], content["number"], content["seed"]) == (method.__name__, 2, 21)
+    assert not any("cost" in patch for patch in content["patches"])
     assert not (out / "clusters.png").exists()
-    if method == "random_centre":
-        assert {(p["row"], p["column"]) for p in content["patches"]} == {(6, 10)}
-        assert len({p["image"] for p in content["patches"]}) == 3
 
 
-def test_too_few_images_or_windows(select):
-    with pytest.raises(ValueError, match="clusters: found 4, expected at most 3, one an image"):
-        select(method="random_centre", clusters=4)
-    with pytest.raises(ValueError, match="clusters: found 73, expected at most 72, the windows"):
-        select(method="random", clusters=73)
-    with pytest.raises(ValueError, match="method: found 'best'"):
-        select(method="best")
+def test_another_choice_takes_the_place_of_the_first(select):
+    """Nobody annotates patches of an earlier choice by mistake; what was annotated stays."""
+    out, _ = select()
+    (out / "labels").mkdir()
+    (out / "labels/mine.png").touch()
+    (out / "patches/mine.png").touch()
+    _, content = select(choose=partial(random_windows, number=1))
+    (patch,) = content["patches"]
+    assert {path.name for path in (out / "patches").iterdir()} == {f"{patch['name']}.png", "mine.png"}
+    assert [path.relative_to(out / "annotate").with_suffix("") for path in (out / "annotate").rglob("*.geojson")] == [
+        Path(patch["image"]).with_suffix("")
+    ]
+    assert (out / "labels/mine.png").exists()
+    assert not (out / "clusters.png").exists()
+    assert len(load_datalist(out / "datalist.json", out, "training")) == 1
 
 
 def test_contact_sheet_frames_the_patch_on_its_image():

@@ -50,7 +50,7 @@ def test_a_run_started_later_draws_what_an_unbroken_one_does():
 
 def test_a_sampler_is_told_before_it_draws():
     dataset = Dataset([{"image": torch.full((1,), float(i))} for i in range(6)])
-    sampler = TurnSampler([0, 0, 1, 1, 2, 2], epochs=2)
+    sampler = TurnSampler([0, 0, 1, 1, 2, 2], turn_of=lambda epoch: epoch // 2)
     seen: dict[int, set] = {}
 
     def update(engine, batch):

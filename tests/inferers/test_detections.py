@@ -9,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 from pycocotools import mask as coco_mask
 
-from monai_ext.inferers import DetectionInferer
+from monai_ext.inferers import DetectionInferer, LabelMapInferer
 from monai_ext.networks import CellMaskRCNN
 
 SIDES = (90, 130)
@@ -126,3 +126,42 @@ def test_the_real_detector_scripted():
 def test_an_overlap_as_large_as_the_tile():
     with pytest.raises(ValueError, match="overlap_px: found 64, expected less than the tile's 64"):
         DetectionInferer(64, overlap_px=64)
+
+
+def coordinates():
+    return torch.stack(torch.meshgrid(*(torch.arange(side).float() for side in SIDES), indexing="ij"))[None]
+
+
+def test_label_map_equals_a_loop_over_instances():
+    """A pixel has the best instance that covers it; numbers go by falling score, over all tiles."""
+    network, image = Discs([(20, 20, 8, 1), (26, 24, 8, 1), (60, 100, 9, 2), (70, 70, 6, 1)]), coordinates()
+    found = LabelMapInferer(64, overlap_px=24)(image, network)
+    assert found.shape == (1, 2, *SIDES)
+    (listed,) = DetectionInferer(64, overlap_px=24)(image, network)
+    expected = torch.zeros(2, *SIDES)
+    for number, runs in enumerate(listed["masks"], start=1):
+        mask = torch.from_numpy(coco_mask.decode(runs).T > 0) & (expected[0] == 0)
+        expected[:, mask] = torch.tensor([float(number), float(listed["scores"][number - 1])])[:, None]
+    assert expected[0].max() == 4
+    assert torch.equal(found[0], expected)
+
+
+def test_label_map_of_a_hidden_instance_and_of_none():
+    """The inner disc is found first and keeps its pixels; the same disc a second time has none left."""
+    network = Discs([(30, 30, 10, 1), (30, 30, 10, 2)])
+    found = LabelMapInferer()(coordinates(), network)[0]
+    assert found[0].unique().tolist() == [0, 1]
+    assert not LabelMapInferer()(coordinates(), Discs([])).any()
+
+
+def test_label_map_is_what_the_network_ships():
+    torch.manual_seed(0)
+    network = CellMaskRCNN(
+        classes=2, backbone="resnet18", norm="group", channels=16, hidden=16, score_threshold=0.0
+    ).eval()
+    image = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        found = LabelMapInferer()(MetaTensor(image), network)
+        assert torch.equal(found[:, 0].as_tensor(), network(image)[:, 0])
+    assert isinstance(found, MetaTensor)
+    assert found[:, 0].max() > 1

@@ -9,6 +9,7 @@ import torch
 from monai.data import MetaTensor
 from torch import nn
 
+from benchmarks.reference.windows_one_by_one import features_one_by_one
 from monai_ext.inferers import WindowFeatureInferer
 from monai_ext.networks import PatchFeatures
 
@@ -39,6 +40,18 @@ def test_windows_and_quarters_equal_slices_of_the_picture_as_it_lies():
         quarters = (window[..., :4, :4], window[..., :4, 4:], window[..., 4:, :4], window[..., 4:, 4:])
         for quarter, region in zip(quarters, regions, strict=True):
             np.testing.assert_allclose(region, network(quarter)[0], rtol=1e-6)
+
+
+def test_a_picture_is_seen_as_the_plain_program_sees_its_windows_files(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 28, 3)).astype(np.uint8)
+    image = torch.from_numpy(pixels.transpose(2, 1, 0) / np.float32(255))
+    (found,) = WindowFeatureInferer(size=8, stride=6)(image[None], Moments())
+    device = torch.device("cpu")
+    corners = found["corners"].tolist()
+    expected = features_one_by_one(pixels, corners, size=8, network=Moments(), folder=tmp_path, device=device)
+    np.testing.assert_allclose(found["features"], expected[0], rtol=1e-6)
+    np.testing.assert_allclose(found["regions"], expected[1], rtol=1e-6)
+    assert len(list(tmp_path.iterdir())) == len(corners) == 12
 
 
 def test_batches_change_nothing():

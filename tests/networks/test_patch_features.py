@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torchvision.models import resnet18, resnet50
 
-from monai_ext.networks.patch_features import PatchFeatures
+from monai_ext.functional.stain_texture import stain_texture
+from monai_ext.networks.patch_features import NoFeatures, PatchFeatures, StainTexture, features_or_exit
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +74,37 @@ def test_weights_of_another_network(tmp_path):
     torch.save(resnet18(weights=None).state_dict(), tmp_path / "r18.pth")
     with pytest.raises(ValueError, match=r"r18\.pth: \d+ keys differ from torchvision's resnet50"):
         PatchFeatures(tmp_path / "r18.pth")
+
+
+def test_stain_and_texture_of_windows():
+    windows = torch.rand(2, 3, 24, 32)
+    found = StainTexture()(windows)
+    expected = stain_texture(windows.double().numpy().transpose(0, 2, 3, 1))
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_configuration_names_its_features(tmp_path):
+    torch.save(resnet50(weights=None).state_dict(), tmp_path / "r50.pth")
+    paper = features_or_exit("resnet50", weights=tmp_path / "r50.pth", mode="dense")
+    digest = hashlib.sha256((tmp_path / "r50.pth").read_bytes()).hexdigest()
+    assert paper.source == {"network": "resnet50", "weights": "r50.pth", "sha256": digest}
+    assert features_or_exit("random").source == {"network": "resnet50", "weights": "random, seed 0"}
+    assert isinstance(features_or_exit("stain_texture"), StainTexture)
+    nothing = features_or_exit("none", mode="dense")
+    assert isinstance(nothing, NoFeatures)
+    windows, corners = torch.rand(5, 3, 8, 8), torch.zeros(5, 2).long()
+    assert nothing(windows).shape == nothing.of_image(windows[0], corners, 4).shape == (5, 0)
+
+
+def test_features_that_cannot_be_had_end_the_program_with_a_sentence(tmp_path):
+    torch.save(resnet18(weights=None).state_dict(), tmp_path / "r18.pth")
+    for kind, options, parts in (
+        ("resnet50", {}, ("feature_weights: found none", "IMAGENET1K_V1", "'stain_texture' or 'random'")),
+        ("resnet50", {"weights": tmp_path / "r18.pth"}, ("feature_weights: ", "r18.pth", "keys differ")),
+        ("resnet", {}, ("features: found 'resnet'", "resnet50, random, stain_texture, none")),
+        ("stain_texture", {"mode": "dense"}, ("mode: found 'dense'", "'exact'")),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            features_or_exit(kind, **options)
+        assert all(part in str(caught.value) for part in parts), caught.value

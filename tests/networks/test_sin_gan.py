@@ -69,6 +69,29 @@ def test_mask_and_noise_matter():
     assert torch.equal(network(mask), network(mask, noises=[None] * 3))
 
 
+def test_the_patch_comes_from_one_noise_or_from_none():
+    network, mask = small().eval(), some_mask()
+    noises = network.anchors(2)
+    assert torch.equal(noises[0], network.anchor)
+    assert noises[1:] == [None, None]
+    assert network.anchor.shape == (1, 1, *SIZES[0])
+    assert torch.equal(network(mask, noises=noises), network(mask, noises=network.anchors(2)))
+    assert "anchor" in network.state_dict()
+    assert 0.7 < network.anchor.std() < 1.3
+    without = small(anchored=False).eval()
+    assert torch.equal(without(mask, noises=without.anchors(2)), without(mask))
+
+
+def test_noises_of_each_scale():
+    network, mask = small(), some_mask()
+    noises = network.noises(mask, generator=torch.Generator().manual_seed(1))
+    assert [noise.shape for noise in noises] == [(2, 1, *SIZES[0]), (2, 3, *SIZES[1]), (2, 3, *SIZES[2])]
+    again = network.noises(mask, scale=1, generator=torch.Generator().manual_seed(1))
+    assert len(again) == 2
+    assert all(torch.equal(one, other) for one, other in zip(again, noises, strict=False))
+    assert not torch.equal(network.noises(mask)[0], network.noises(mask)[0])
+
+
 def test_channels_double_every_four_scales_to_128():
     network = ConditionalSinGAN([(16 + n, 16 + n) for n in range(13)])
     assert [generator[0].out_channels for generator in network.generators] == [32] * 4 + [64] * 4 + [128] * 5

@@ -60,6 +60,21 @@ def test_rim_is_the_outermost_two_pixels_but_not_at_the_border(script, source, t
     assert (mask[5:7, 12:] == 2).all()
 
 
+def test_label_maps_of_nuclei(script, source, tmp_path):
+    script("prepare_dsb2018_histology").main([*source, "--instances"])
+    out = tmp_path / "out"
+    content = json.loads((out / "datalist.json").read_text())
+    assert content["labels"] == {"0": "background", "1": "nucleus"}
+    assert [row.instances for row in check_datalist(out / "datalist.json", out)] == [[2], [2], [2]]
+    for section, name in (("training", "a"), ("test", "c")):
+        assert content[section][0]["label"] == f"labels/{name}.png"
+        np.testing.assert_array_equal(read(out / f"labels/{name}.png"), read(tmp_path / f"source/labels/{name}.png"))
+    points = json.loads((out / content["training"][0]["points"]).read_text())["points"]
+    assert [point["position"] for point in points] == [[15.5, 8.0], [5.0, 5.0]]
+    with pytest.raises(SystemExit):
+        script("prepare_dsb2018_histology").main([*source, "--instances", "--rim"])
+
+
 def test_a_missing_image_gets_a_sentence(script, source, tmp_path):
     (tmp_path / "source/labels/b.png").unlink()
     with pytest.raises(SystemExit, match=r"b\.png: found no such image or no mask of it"):
@@ -77,3 +92,15 @@ def test_the_real_set(script, tmp_path):
     assert {path.name for path in (tmp_path / "labels").glob("*.png")} == names
     for name in names:
         np.testing.assert_array_equal(read(tmp_path / "labels" / name), read(REAL / "semantic" / name))
+
+
+@pytest.mark.real
+@pytest.mark.skipif("FRUGAL_DATA" not in os.environ, reason="FRUGAL_DATA names no folder of real data")
+def test_the_real_label_maps(script, tmp_path):
+    """Each nucleus once, and none lost."""
+    script("prepare_dsb2018_histology").main([str(REAL), "--instances", "--out", str(tmp_path)])
+    rows = check_datalist(tmp_path / "datalist.json", tmp_path)
+    assert [row.entries for row in rows] == [32, 8, 14]
+    names = sorted(path.name for path in (REAL / "images").glob("*.png"))
+    counts = [len(np.unique(read(REAL / "labels" / name))) - 1 for name in names]
+    assert sorted(count for row in rows for count in row.instances) == sorted(counts)

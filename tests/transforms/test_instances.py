@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_ext.transforms import MasksToTargetd
+from monai_ext.transforms import LabelMapToMasksd, MasksToTargetd
 
 
 def masks_of(*boxes, shape=(9, 12)):
@@ -58,3 +58,26 @@ def test_no_instance(masks):
 def test_smallest_px():
     with pytest.raises(ValueError, match="smallest_px"):
         MasksToTargetd(smallest_px=0)
+
+
+def test_a_label_map_becomes_a_mask_an_instance():
+    """Ids with gaps, one in two pieces; and none at all."""
+    labels = torch.tensor([[[5, 0, 5], [2, 2, 0]]])
+    out = LabelMapToMasksd(class_number=3)({"label": labels, "image": 0})
+    assert out.keys() == {"image", "masks", "classes"}
+    assert out["masks"].tolist() == [[[False] * 3, [True, True, False]], [[True, False, True], [False] * 3]]
+    assert out["classes"].tolist() == [3, 3]
+    empty = LabelMapToMasksd()({"label": torch.zeros(1, 2, 3)})
+    assert empty["masks"].shape == (0, 2, 3)
+    assert empty["classes"].shape == (0,)
+
+
+def test_masks_of_a_label_map_are_its_pixels():
+    labels = torch.from_numpy(np.random.default_rng(0).integers(0, 9, (1, 20, 15)))
+    masks = LabelMapToMasksd()({"label": labels})["masks"]
+    assert torch.equal(torch.einsum("nxy,n->xy", masks.long(), torch.arange(1, 9)), labels[0])
+
+
+def test_a_label_map_has_one_channel():
+    with pytest.raises(ValueError, match="label"):
+        LabelMapToMasksd()({"label": torch.zeros(2, 3, 3)})
