@@ -273,7 +273,8 @@ def shrunk(node: dict[str, Any], values: dict[str, Any], found: set[str]) -> dic
 def one_chain(rows: dict[str, Any]) -> dict[str, Any]:
     """The first row that starts from others and these others; without such a row, the first."""
     last = next((name for name, row in rows.items() if row.get("after")), next(iter(rows)))
-    return {name: rows[name] for name in [*rows[last].get("after", {}).values(), last]}
+    sources = [source for source in rows[last].get("after", {}).values() if isinstance(source, str)]  # no stages
+    return {name: rows[name] for name in [*sources, last]}
 
 
 @pytest.fixture
