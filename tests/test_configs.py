@@ -23,9 +23,9 @@ STAGES = {"select", "train_gan", "synthesize"}
 WHOLE = {"train", "inference", "metadata"} | STAGES
 OF_STAGE = {
     "k_means": "select", "random_crop": "select", "random_centre_crop": "select", "without_second_term": "select",
-    "without_third_term": "select", "without_component_critics": "train_gan",
+    "without_third_term": "select", "without_component_critics": "train_gan", "small_gan": "train_gan",
 }  # fmt: skip
-"""Ablation of a stage, by name, to what it overlays."""
+"""Overlay of a stage, by name, to what it overlays."""
 STAGE_TWO = re.compile(r"cross_pseudo_supervision|co_teaching|.*scm.*")
 ADDED = {"initialize", "run", "finalize", "training", "evaluating", "inference"}
 METADATA = {

@@ -76,8 +76,13 @@ def write_patch_list(folder: str | Path, patches: Sequence[Patch]) -> None:
     for patch in patches:
         entry = {"image": f"patches/{patch['name']}.png", "label": f"labels/{patch['name']}.png"}
         entries.append(entry | ({} if patch["group"] is None else {"group": patch["group"]}))
-    head = {"name": "patches to annotate", "labels": {"0": "background", "1": "nucleus"}}
-    write_atomically(Path(folder) / LIST, json.dumps({**head, "training": entries}, indent=1))
+    write_training_list(folder, entries, name="patches to annotate")
+
+
+def write_training_list(folder: str | Path, entries: Sequence[Mapping[str, str]], *, name: str) -> None:
+    """Writes the ``datalist.json`` of a folder whose pictures, with label maps of nuclei, are a training section."""
+    head = {"name": name, "labels": {"0": "background", "1": "nucleus"}}
+    write_atomically(Path(folder) / LIST, json.dumps({**head, "training": list(entries)}, indent=1))
 
 
 def read_selection(folder: str | Path) -> list[Patch]:

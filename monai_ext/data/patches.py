@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from skimage.segmentation import relabel_sequential
 from monai_ext.data import faults
 from monai_ext.data.datalist import load_datalist
 from monai_ext.data.errors import DataFault, fault
-from monai_ext.data.files import write_atomically
+from monai_ext.data.files import wait_for_first_process, write_atomically
 from monai_ext.data.patch_folder import (
     LIST,
     Patch,
@@ -32,7 +31,6 @@ from monai_ext.transforms.colour import ToRGBd
 
 STEPS = 8
 """Random patches lie at multiples of this share of their side."""
-WAIT_S = 600.0
 
 
 def annotate_patches(folder: str | Path, *, datalist: str | Path, dataset_dir: str | Path) -> None:
@@ -86,8 +84,7 @@ def make_random_patches(
     path = Path(folder) / LIST
     if path.exists():
         return str(path)
-    if int(os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0"))) > 0:
-        _wait_for(path)
+    if wait_for_first_process(path, path.exists):
         return str(path)
     try:
         entries = _entries(datalist, dataset_dir)
@@ -147,11 +144,3 @@ def _label_map(file: str, image: Path) -> NDArray[Any]:
 def _rgb(file: str) -> NDArray[np.uint8]:
     faults.check_exists(file, key="image")
     return ToRGBd("image")({"image": faults.read_volume(file, key="image")})["image"].numpy().transpose(2, 1, 0)
-
-
-def _wait_for(path: Path) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not path.exists():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{path} was not written by the first process within {WAIT_S:.0f} s.")
-        time.sleep(0.2)

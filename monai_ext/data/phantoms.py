@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,13 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from monai_ext.data.cell_phantom import cell_picture, draw_exposure
+from monai_ext.data.files import wait_for_first_process
 from monai_ext.data.membrane_phantom import draw_stain, membrane_tile
 from monai_ext.data.mr_phantom import PhantomSpec, phantom_volume
 from monai_ext.data.points_io import PointSet, write_points
 from monai_ext.functional.simulate_points import simulate_points
 
 _SECTIONS = ("training", "validation", "test")
-_WAIT_S = 600.0
 
 _Pictures: TypeAlias = tuple[dict[str, NDArray[Any]], PointSet | None]
 """Pixels of the files of one picture by their key in the datalist, and its points, if there are any."""
@@ -165,8 +164,7 @@ def _make(root: Path, parameters: dict[str, Any], write: Callable[[Path], None])
     path = root / "datalist.json"
     if _is_complete(root, parameters):
         return str(path)
-    if int(os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0"))) > 0:
-        _wait_for(root, parameters)
+    if wait_for_first_process(path, lambda: _is_complete(root, parameters)):
         return str(path)
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".phantoms-", dir=root) as draft:
@@ -261,11 +259,3 @@ def _publish(draft: Path, root: Path) -> None:
     for file in [path for path in draft.iterdir() if path.is_file() and path.name != "datalist.json"]:
         file.replace(root / file.name)
     (draft / "datalist.json").replace(root / "datalist.json")
-
-
-def _wait_for(root: Path, parameters: dict[str, Any]) -> None:
-    deadline = time.monotonic() + _WAIT_S
-    while not _is_complete(root, parameters):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{root / 'datalist.json'} was not written by the first process within {_WAIT_S:.0f} s.")
-        time.sleep(0.2)

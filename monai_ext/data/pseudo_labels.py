@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from monai_ext.data.datalist import load_datalist
-from monai_ext.data.files import write_atomically
-from monai_ext.data.patch_folder import LIST, SELECTION, Patch, cut, patch_at, png_file, read_selection
+from monai_ext.data.files import path_in, write_atomically
+from monai_ext.data.patch_folder import (
+    LIST,
+    SELECTION,
+    Patch,
+    cut,
+    patch_at,
+    png_file,
+    read_selection,
+    write_training_list,
+)
 from monai_ext.functional.pseudo_labels import kept_instances, overruled, spread_windows
 
 
@@ -55,7 +63,7 @@ class PseudoLabels:
         self.output_dir, self.patches_dir = Path(output_dir), None if patches_dir is None else Path(patches_dir)
         self.size, self.number, self.seed = size, number, seed
         self.score_floor, self.smallest_px = score_floor, smallest_px
-        self.data_root_dir = Path(data_root_dir).absolute()
+        self.data_root_dir = data_root_dir
         self._seen: list[tuple[str, NDArray[np.uint8], NDArray[np.int64]]] = []
         self._dropped = 0
 
@@ -74,8 +82,7 @@ class PseudoLabels:
             labels: (H, W) predicted instances, 0 is background.
             scores: (H, W) the score of each pixel's instance.
         """
-        path = Path(file).absolute()
-        name = path.relative_to(self.data_root_dir).as_posix() if path.is_relative_to(self.data_root_dir) else path.name
+        name = path_in(self.data_root_dir, file).as_posix()
         limits: dict[str, Any] = {"smallest_px": self.smallest_px}
         kept, dropped = kept_instances(labels, scores, score_floor=self.score_floor, **limits)
         for patch, annotation in self._annotated(name):
@@ -109,8 +116,7 @@ class PseudoLabels:
             write_atomically(folder / entry["image"], png_file(cut(picture, patch)))
             write_atomically(folder / entry["label"], png_file(cut(labels, patch).astype(np.uint16)))
             entries.append(entry)
-        head = {"name": f"pseudo labels of round {number}", "labels": {"0": "background", "1": "nucleus"}}
-        write_atomically(folder / LIST, json.dumps({**head, "training": entries}, indent=1))
+        write_training_list(folder, entries, name=f"pseudo labels of round {number}")
         kept = sum(int(labels.max(initial=0)) for *_, labels in self._seen)
         return {"images": len(self._seen), "kept": kept, "dropped": self._dropped, "patches": len(entries)}
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from monai_ext.engines.step import Terms, TrainStep
 
@@ -29,7 +29,10 @@ class DetectionStep(TrainStep):
         super().__init__(students={"student": student}, weights=weights)
 
     def terms(self, batch: Mapping[str, Any]) -> Terms:
-        image = batch["image"]
-        targets = [{key: value.to(image.device) for key, value in target.items()} for target in batch["target"]]
-        found = self.students["student"](image, targets)
-        return {name: term for name, term in found.items() if self.wants(name)}
+        return self.wanted(self.students["student"](batch["image"], targets_of(batch)))
+
+
+def targets_of(batch: Mapping[str, Any]) -> list[dict[str, Tensor]]:
+    """The targets of a batch on the device of its images."""
+    device = batch["image"].device
+    return [{key: value.to(device) for key, value in target.items()} for target in batch["target"]]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from monai_ext.engines.detection import targets_of
 from monai_ext.engines.step import Ramp, Terms, TrainStep
 from monai_ext.functional.distill import masks_of_levels
 from monai_ext.networks.aligned_roi_pool import paste_masks
@@ -78,15 +79,15 @@ class MMTPSMStep(TrainStep):
 
     def terms(self, batch: Mapping[str, Any]) -> Terms:
         student, image = self.students["student"], batch["image"]
-        targets = [{key: value.to(image.device) for key, value in target.items()} for target in batch["target"]]
+        targets = targets_of(batch)
         if not self.distilled or self.iteration < self.start_iteration:
             found, _ = student(image, targets)
             silent = {name: torch.zeros((), device=image.device) for name in self.distilled}
-            return self._wanted(found) | silent
+            return self.wanted(found) | silent
         taught, boxes, masks = self._teach(views_of(batch, "teacher"))
         views, mirrored = views_of(batch, "student"), self._mirrored(len(views_of(batch, "student")))
         found, answers = student(image, targets, _mirror(views, mirrored), mirrored, boxes)
-        terms = self._wanted(found)
+        terms = self.wanted(found)
         if self.wants("psm"):
             terms["psm"] = self.losses["psm"](answers.logits, taught.logits)
         if self.wants("mgd"):
@@ -118,16 +119,13 @@ class MMTPSMStep(TrainStep):
             return [torch.ones_like(level[:, 0], dtype=torch.bool) for level in levels]
         if self.region == "anchors":
             assert self.teacher is not None
-            anchors = self.teacher.network.anchors_of_levels(levels)
+            anchors = self.teacher.network.rpn.anchors_of_levels(levels)
             return near_anchors([one["boxes"] for one in found], anchors)
         pasted = [paste_masks(one["masks"], one["boxes"], *size).any(0) for one in found]
         return masks_of_levels(torch.stack(pasted), [level.shape[-2:] for level in levels])
 
     def _mirrored(self, views: int) -> list[bool]:
         return [self.mirror == "half" and number % 2 == 1 for number in range(views)]
-
-    def _wanted(self, found: Mapping[str, Tensor]) -> Terms:
-        return {name: term for name, term in found.items() if self.wants(name)}
 
 
 def views_of(batch: Mapping[str, Any], network: str) -> Tensor:

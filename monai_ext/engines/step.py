@@ -80,6 +80,10 @@ class TrainStep(ABC):
         """True where the term has a weight that is not the number 0."""
         return name in self.weights
 
+    def wanted(self, terms: Mapping[str, Tensor]) -> Terms:
+        """Of what a network says of a batch the terms that have a weight."""
+        return {name: term for name, term in terms.items() if self.wants(name)}
+
     def __call__(self, engine: SupervisedTrainer, batchdata: Mapping[str, Any]) -> dict[str, Any]:
         device = engine.state.device
         batch = {k: _plain(v, device) if isinstance(v, Tensor) else v for k, v in batchdata.items()}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -145,3 +146,14 @@ def _side_by_side(panels: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
         picture[y : y + panel.shape[0], x : x + panel.shape[1]] = panel
         x += panel.shape[1] + _GAP_PX
     return picture
+
+
+def sheet(rows: Sequence[Sequence[NDArray[np.uint8]]]) -> NDArray[np.uint8]:
+    """Tiles beside each other, row below row, on white."""
+    height = max(tile.shape[0] for row in rows for tile in row) + _GAP_PX
+    width = max(tile.shape[1] for row in rows for tile in row) + _GAP_PX
+    canvas = np.full((len(rows) * height - _GAP_PX, max(map(len, rows)) * width - _GAP_PX, 3), 255, np.uint8)
+    for number, row in enumerate(rows):
+        for place, tile in enumerate(row):
+            canvas[number * height :, place * width :][: tile.shape[0], : tile.shape[1]] = tile
+    return canvas

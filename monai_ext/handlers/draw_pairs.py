@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from monai_ext.handlers.picture_results import rows_and_columns
 
 Picture = NDArray[np.uint8]
 
-TILE_PX, GAP_PX = 192, 6
+TILE_PX = 192
 
 
 def picture_of(image: Any) -> Picture:
@@ -34,14 +33,3 @@ def outlined(image: Any, instances: Any | None, colour: tuple[int, int, int]) ->
         places = (((np.arange(m) + 0.5) * n / m).astype(int) for m, n in zip(large.shape, numbers.shape, strict=False))
         large[find_boundaries(numbers[np.ix_(*places)], mode="inner")] = colour
     return large
-
-
-def sheet(rows: Sequence[Sequence[Picture]]) -> Picture:
-    """Tiles beside each other, row below row, on white."""
-    height = max(tile.shape[0] for row in rows for tile in row) + GAP_PX
-    width = max(tile.shape[1] for row in rows for tile in row) + GAP_PX
-    canvas = np.full((len(rows) * height - GAP_PX, max(map(len, rows)) * width - GAP_PX, 3), 255, np.uint8)
-    for number, row in enumerate(rows):
-        for place, tile in enumerate(row):
-            canvas[number * height :, place * width :][: tile.shape[0], : tile.shape[1]] = tile
-    return canvas

@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
+from monai_ext.handlers.draw import PREDICTION_RGB, sheet
+
 Picture = NDArray[np.uint8]
 
-TILE_PX, GAP_PX, COLUMNS = 256, 8, 3
-FRAME_RGB = (255, 140, 0)
+TILE_PX, PAIRS = 256, 3
 MOST_POINTS = 5000
 
 
@@ -30,18 +31,14 @@ def contact_sheet(
         corners: first row and column of each patch.
         size: side of the patches in px.
     """
-    columns = min(COLUMNS, len(patches))
-    step = 2 * TILE_PX + 3 * GAP_PX, TILE_PX + 2 * GAP_PX
-    sheet = Image.new("RGB", (columns * step[0], -(-len(patches) // columns) * step[1]), "white")
-    for number, (picture, patch, (row, column)) in enumerate(zip(pictures, patches, corners, strict=True)):
-        left, top = number % columns * step[0] + GAP_PX, number // columns * step[1] + GAP_PX
+    tiles: list[Picture] = []
+    for picture, patch, (row, column) in zip(pictures, patches, corners, strict=True):
         scale = TILE_PX / max(picture.shape[:2])
         small = Image.fromarray(picture).resize([max(1, round(side * scale)) for side in picture.shape[1::-1]])
         frame = [column * scale, row * scale, (column + size) * scale - 1, (row + size) * scale - 1]
-        ImageDraw.Draw(small).rectangle(frame, outline=FRAME_RGB, width=3)
-        sheet.paste(small, (left, top))
-        sheet.paste(Image.fromarray(patch).resize((TILE_PX, TILE_PX)), (left + TILE_PX + GAP_PX, top))
-    return np.asarray(sheet)
+        ImageDraw.Draw(small).rectangle(frame, outline=PREDICTION_RGB, width=3)
+        tiles += [np.asarray(small), np.asarray(Image.fromarray(patch).resize((TILE_PX, TILE_PX)))]
+    return sheet([tiles[first : first + 2 * PAIRS] for first in range(0, len(tiles), 2 * PAIRS)])
 
 
 def map_of_clusters(features: NDArray[np.floating], clusters: NDArray[np.integer], picks: ArrayLike) -> Picture:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_ext.data.files import write_atomically
+from monai_ext.data.files import path_in, write_atomically
 
 __all__ = ["case_name", "path_in", "write_atomically", "write_table"]
 
@@ -18,13 +18,6 @@ __all__ = ["case_name", "path_in", "write_atomically", "write_table"]
 def case_name(file: str | os.PathLike[str]) -> str:
     """A file's or DICOM folder's name without folders and NIfTI suffix."""
     return Path(file).name.removesuffix(".gz").removesuffix(".nii")
-
-
-def path_in(folder: str | os.PathLike[str], file: str | os.PathLike[str]) -> Path:
-    """A file's path from ``folder``, which may be empty text; its bare name where it lies elsewhere."""
-    path = Path(file).absolute()
-    root = Path(folder).absolute()
-    return path.relative_to(root) if str(folder) and path.is_relative_to(root) else Path(path.name)
 
 
 def write_table(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]]) -> None:

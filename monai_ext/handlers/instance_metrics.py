@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -31,7 +31,6 @@ PER_IMAGE = "_per_image"
 """Ends the name of the values of each image, which would hide the metric of all together under the same name."""
 
 _AP = re.compile(r"(coco_)?(?:map|ap([1-9]\d))")
-_NUCLEI: dict[str, NucleiName] = {"aji": "aji", "aji_plus": "aji_plus", "pq": "pq", "foreground_dice": "dice"}
 _DEFAULT_TRANSFORM = from_engine(["pred", "label"])
 
 
@@ -63,8 +62,8 @@ class NamedInstanceMetric:
             self.collected = InstanceDice(**floor)
         elif name == "count_error":
             self.collected = InstanceCountError(**floor)
-        elif name in _NUCLEI:
-            self.collected = NucleiMetric(_NUCLEI[name], **floor)
+        elif name in get_args(NucleiName):
+            self.collected = NucleiMetric(cast(NucleiName, name), **floor)
         else:
             raise ValueError(
                 f"metric is {name!r}, expected 'ap50' or another threshold, 'map', either with 'coco_' before it, "

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +12,11 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 
-from monai_ext.data.patch_folder import png_file
-from monai_ext.handlers.draw import PREDICTION_RGB, REFERENCE_RGB, png_bytes
-from monai_ext.handlers.draw_pairs import Picture, outlined, picture_of, sheet
+from monai_ext.data.patch_folder import LIST, png_file, write_training_list
+from monai_ext.handlers.draw import PREDICTION_RGB, REFERENCE_RGB, png_bytes, sheet
+from monai_ext.handlers.draw_pairs import Picture, outlined, picture_of
 from monai_ext.handlers.files import write_atomically
 from monai_ext.handlers.picture_results import rows_and_columns
-
-LIST = "datalist.json"
 
 
 class SyntheticPairs:
@@ -85,5 +82,4 @@ class SyntheticPairs:
 
     def _finish(self) -> None:
         write_atomically(self.output_dir / "contact_sheet.png", png_bytes(sheet(list(self._rows.values()))))
-        head = {"name": "synthetic pairs", "labels": {"0": "background", "1": "nucleus"}}
-        write_atomically(self.output_dir / LIST, json.dumps({**head, "training": self._entries}, indent=1))
+        write_training_list(self.output_dir, self._entries, name="synthetic pairs")

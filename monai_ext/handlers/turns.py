@@ -12,8 +12,8 @@ import torch
 from ignite.engine import Engine, Events
 
 from monai_ext.handlers.checkpoint import cpu_state_dict, save_atomically
-from monai_ext.handlers.draw import PREDICTION_RGB, REFERENCE_RGB, png_bytes
-from monai_ext.handlers.draw_pairs import outlined, sheet
+from monai_ext.handlers.draw import PREDICTION_RGB, REFERENCE_RGB, png_bytes, sheet
+from monai_ext.handlers.draw_pairs import outlined
 from monai_ext.handlers.files import write_atomically
 from monai_ext.handlers.report_data import OVERLAYS, OVERLAYS_INDEX
 from monai_ext.networks.sin_gan import ConditionalSinGAN

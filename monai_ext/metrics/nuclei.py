@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from monai_ext.functional.instances import Ints, Overlaps
 from monai_ext.metrics.instance_ap import InstanceMetric, nan_mean
 
-NucleiName = Literal["aji", "aji_plus", "pq", "dice"]
+NucleiName = Literal["aji", "aji_plus", "pq", "foreground_dice"]
 
 
 def shared_jaccard(overlaps: Overlaps) -> float:
@@ -122,7 +122,7 @@ _MEASURES: dict[str, Callable[[Overlaps], float]] = {
     "aji": shared_jaccard,
     "aji_plus": matched_jaccard,
     "pq": lambda overlaps: panoptic_quality(overlaps).quality,
-    "dice": foreground_dice,
+    "foreground_dice": foreground_dice,
 }
 
 
@@ -134,7 +134,7 @@ class NucleiMetric(InstanceMetric):
 
     Args:
         name: ``aji``, see :func:`shared_jaccard`; ``aji_plus``, see :func:`matched_jaccard`; ``pq``, see
-            :func:`panoptic_quality`; ``dice``, see :func:`foreground_dice`.
+            :func:`panoptic_quality`; ``foreground_dice``, see :func:`foreground_dice`.
         score_floor: predictions of lower scores are left out; 0.5 is the released code's for its pseudo-labels, none is
             given for the tables.
 

@@ -36,11 +36,11 @@ def detector_losses(
     """
     if any((target["boxes"][:, 2:] <= target["boxes"][:, :2]).any() for target in targets):
         raise ValueError("targets: found a box without area, expected x1 < x2 and y1 < y2.")
-    objectness, deltas, anchors, counts = network.answer_anchors(features)
+    objectness, deltas, anchors, counts = network.rpn.answer(features)
     labels, matched = network.rpn.assign_targets_to_anchors(anchors, targets)
     regression = network.rpn.box_coder.encode(matched, anchors)
     rpn_objectness, rpn_box = network.rpn.compute_loss(objectness, deltas, labels, regression)
-    proposals = network.propose(objectness.detach(), deltas.detach(), anchors, counts, image_size)
+    proposals = network.rpn.propose(objectness.detach(), deltas.detach(), anchors, counts, image_size)
     boxes, owners, labels, regression = network.roi_heads.select_training_samples(proposals, targets)
     logits, box_deltas, hidden = network.rois(features, boxes, image_size)
     class_loss, box_loss = fastrcnn_loss(logits, box_deltas, labels, regression)

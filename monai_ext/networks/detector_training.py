@@ -57,7 +57,7 @@ class DetectorTraining(nn.Module):
         super().__init__()
         self.network = network
         channels = network.backbone.out_channels
-        self.adapters = nn.ModuleList(nn.Conv2d(channels, adapter_channels, 1) for _ in network.strides)
+        self.adapters = nn.ModuleList(nn.Conv2d(channels, adapter_channels, 1) for _ in network.rpn.strides)
 
     def forward(
         self,

@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import FrozenBatchNorm2d, clip_boxes_to_image
 
 from monai_ext.functional.instance_map import number_masks
 from monai_ext.networks.aligned_roi_pool import AlignedRoIPool, paste_masks
-from monai_ext.networks.anchors import region_proposals
+from monai_ext.networks.anchors import RegionProposals
 from monai_ext.networks.encoders import load_file, resnet_encoder, with_pyramid
 from monai_ext.networks.instance_relation import DuplicateRemoval, InstanceRelation
 
@@ -108,12 +107,12 @@ class CellMaskRCNN(nn.Module):
             raise ValueError(f"anchor_sizes: found {len(anchor_sizes)}, expected one for each level P2 to P6.")
         self.classes, self.box_dropout = classes, box_dropout
         self.score_threshold, self.nms_iou, self.most = score_threshold, nms_iou, detections
-        self.strides, self.divisor = [4, 8, 16, 32, 64], 32
+        self.divisor = 32
         if norm not in NORMS:
             raise ValueError(f"norm: found {norm!r}, expected one of {', '.join(NORMS)}.")
         encoder = resnet_encoder(backbone, in_channels, norm=NORMS[norm], weights=backbone_weights)
         self.backbone = with_pyramid(encoder, channels, trainable_layers=trainable_layers)
-        self.rpn = region_proposals(channels, anchor_sizes, aspect_ratios=aspect_ratios, proposals=proposals)
+        self.rpn = RegionProposals(channels, anchor_sizes, aspect_ratios=aspect_ratios, proposals=proposals)
         self.roi_heads = _Heads(
             box_roi_pool=AlignedRoIPool(BOX_BINS),
             box_head=TwoMLPHead(channels * BOX_BINS**2, hidden),
@@ -177,8 +176,8 @@ class CellMaskRCNN(nn.Module):
         """
         _check_size(features, image_size)
         with torch.no_grad():
-            objectness, deltas, anchors, counts = self.answer_anchors(features)
-            boxes = self.propose(objectness, deltas, anchors, counts, image_size)
+            objectness, deltas, anchors, counts = self.rpn.answer(features)
+            boxes = self.rpn.propose(objectness, deltas, anchors, counts, image_size)
         return boxes
 
     @torch.jit.export
@@ -246,33 +245,6 @@ class CellMaskRCNN(nn.Module):
         for number, some in enumerate(boxes):
             found.append({"boxes": some, "labels": labels[number], "scores": scores[number], "masks": masks[number]})
         return found
-
-    @torch.jit.unused
-    def anchors_of_levels(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """The anchors of an image on each level, (h, w, A, 4)."""
-        *_, anchors, counts = self.answer_anchors(list(features))
-        levels = anchors[0].split(counts)
-        return [some.view(*level.shape[2:], -1, 4) for some, level in zip(levels, features, strict=True)]
-
-    def answer_anchors(self, features: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor], list[int]]:
-        """Objectness logits and box regression of all anchors, the anchors of each image, and how many a level has."""
-        scores, shifts = self.rpn.head(features)
-        counts = [level.shape[1] * level.shape[2] * level.shape[3] for level in scores]
-        objectness, deltas = concat_box_prediction_layers(scores, shifts)
-        device = features[0].device
-        self.rpn.anchor_generator.set_cell_anchors(torch.float32, device)
-        # torchvision divides sizes to get strides, which is off at P6 where P5 has an odd size.
-        strides = [[torch.tensor(stride, device=device)] * 2 for stride in self.strides]
-        grids = [[level.shape[2], level.shape[3]] for level in features]
-        anchors = torch.cat(self.rpn.anchor_generator.grid_anchors(grids, strides))
-        return objectness.float(), deltas.float(), [anchors for _ in range(features[0].shape[0])], counts
-
-    def propose(
-        self, objectness: Tensor, deltas: Tensor, anchors: list[Tensor], counts: list[int], image_size: tuple[int, int]
-    ) -> list[Tensor]:
-        """The best boxes that the answers of :py:meth:`answer_anchors` amount to, for each image (P, 4)."""
-        boxes = self.rpn.box_coder.decode(deltas, anchors).view(len(anchors), -1, 4)
-        return self.rpn.filter_proposals(boxes, objectness, [image_size for _ in anchors], counts)[0]
 
     def _score(self, features: list[Tensor], boxes: list[Tensor], dropout: bool) -> tuple[Tensor, Tensor, Tensor]:
         hidden = self.roi_heads.box_head(self.roi_heads.box_roi_pool(features, boxes))

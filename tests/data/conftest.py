@@ -72,7 +72,7 @@ class Data:
         (self.folder / "list.json").write_text(json.dumps(self.content))
         return check_datalist(self.folder / "list.json", self.folder, needs=needs, **options)
 
-    def refused(self, *parts, needs=NEEDS, **options):
+    def assert_refused(self, *parts, needs=NEEDS, **options):
         """The check stops with one sentence that holds all ``parts``."""
         with pytest.raises(DataFault) as caught:
             self.check(needs, **options)

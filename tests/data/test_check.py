@@ -37,19 +37,19 @@ def test_without_needs_all_that_is_there_is_checked(data):
     assert [row.section for row in data.check(None)] == ["training", "validation"]
     data.content["unlabeled"] = [{"image": "none.nii.gz"}]
     data.check()
-    data.refused("none.nii.gz", "no such file", needs=None)
+    data.assert_refused("none.nii.gz", "no such file", needs=None)
 
 
 def test_a_key_that_the_method_does_not_use_is_not_read(data):
     data.content["training"][0]["label"] = "none.nii.gz"
     data.check()
-    data.refused("none.nii.gz", needs={"training": ["image", "label"]})
+    data.assert_refused("none.nii.gz", needs={"training": ["image", "label"]})
 
 
 def test_more_classes_than_the_method_learns_are_refused(data):
     data.content["labels"]["2"] = "oedema"
     data.check()
-    data.refused("list.json (labels): the value 2 ('oedema')", "0 to 1 only", classes=2)
+    data.assert_refused("list.json (labels): the value 2 ('oedema')", "0 to 1 only", classes=2)
     data.check(classes=3)
     data.check({"training": ["image", "points"]}, classes=2)
 
@@ -69,10 +69,10 @@ def test_channels_from_several_files(data):
     data.content["training"][0]["image"] = ["a.nii.gz", "v.nii.gz"]
     assert data.check()[0].shapes == [data.shape]
     data.content["training"][0]["image"] = ["a.nii.gz", "none.nii.gz"]
-    data.refused("none.nii.gz", "(image)")
+    data.assert_refused("none.nii.gz", "(image)")
     data.volume("b.nii.gz", data.image[:, :, :12])
     data.content["training"][0]["image"] = ["a.nii.gz", "b.nii.gz"]
-    data.refused("b.nii.gz", "cannot be read")
+    data.assert_refused("b.nii.gz", "cannot be read")
 
 
 # --- faults of the datalist ----------------------------------------------------------------------------------------
@@ -93,12 +93,12 @@ def test_missing_dataset_dir(data):
 @pytest.mark.parametrize("key", ["image_id", "label_name"])
 def test_keys_that_crash_spacingd(data, key):
     data.content["validation"][0][key] = "x"
-    data.refused("list.json", repr(key), "Spacingd", needs={"training": ["image"]})
+    data.assert_refused("list.json", repr(key), "Spacingd", needs={"training": ["image"]})
 
 
 def test_a_group_in_two_sections(data):
     data.content["validation"][0]["group"] = "p1"
-    data.refused("list.json (group)", "'p1' is in 'training' and 'validation'")
+    data.assert_refused("list.json (group)", "'p1' is in 'training' and 'validation'")
     data.content["validation"][0]["group"] = "p2"
     data.content["training"].append(dict(data.content["training"][0]))
     data.check()
@@ -106,34 +106,34 @@ def test_a_group_in_two_sections(data):
 
 def test_a_group_may_be_a_number(data):
     data.content["training"][0]["group"], data.content["validation"][0]["group"] = 7, "7"
-    data.refused("'7' is in 'training' and 'validation'")
+    data.assert_refused("'7' is in 'training' and 'validation'")
 
 
 def test_a_group_leaks_into_a_section_that_is_not_used(data):
     data.content["test"] = [{"image": "t.nii.gz", "group": "p1"}]
-    data.refused("'p1' is in 'training' and 'test'")
+    data.assert_refused("'p1' is in 'training' and 'test'")
 
 
 def test_empty_and_missing_sections(data):
     data.content["validation"] = []
-    data.refused("list.json (validation)", "is empty")
-    data.refused("is empty", needs=None)
+    data.assert_refused("list.json (validation)", "is empty")
+    data.assert_refused("is empty", needs=None)
     data.check({"training": ["image"]})
-    data.refused(
+    data.assert_refused(
         "list.json (unlabeled)", "no section 'unlabeled'", needs={"training": ["image"], "unlabeled": ["image"]}
     )
     data.content = {"labels": {}}
-    data.refused("no section in it", needs=None)
+    data.assert_refused("no section in it", needs=None)
 
 
 def test_a_needed_key_is_missing(data):
     del data.content["training"][0]["points"]
-    data.refused("list.json (training)", "entry 1 has no key 'points'")
+    data.assert_refused("list.json (training)", "entry 1 has no key 'points'")
 
 
 def test_paths_may_not_leave_the_folder(data):
     data.content["training"][0]["image"] = "../a.nii.gz"
-    data.refused("list.json (image)", "goes up by '..'")
+    data.assert_refused("list.json (image)", "goes up by '..'")
 
 
 # --- the memory and the command line ---------------------------------------------------------------------------------

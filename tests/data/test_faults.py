@@ -17,7 +17,7 @@ from monai_ext.data.points_io import PointSet, write_points
 
 def test_missing_file(data):
     (data.folder / "v_mask.nii.gz").unlink()
-    data.refused("v_mask.nii.gz (label)", "no such file")
+    data.assert_refused("v_mask.nii.gz (label)", "no such file")
 
 
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.nrrd", "a.png", "a.tif"])
@@ -37,13 +37,13 @@ def test_truncated_files(data, name, kept):
     whole = (data.folder / name).read_bytes()
     (data.folder / name).write_bytes(whole[: int(len(whole) * kept)])
     found = "cannot be read" if kept else "has no bytes"
-    data.refused(f"{name} (image)", found, needs={"training": ["image"]})
+    data.assert_refused(f"{name} (image)", found, needs={"training": ["image"]})
 
 
 @pytest.mark.parametrize("content", ["hello", "<html>not found</html>"])
 def test_a_file_of_another_kind(data, content):
     (data.folder / "a.nii.gz").write_text(content)
-    data.refused("a.nii.gz (image)", "cannot be read")
+    data.assert_refused("a.nii.gz (image)", "cannot be read")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -52,12 +52,12 @@ def test_nan_and_inf(data, value, key):
     array = data.image if key == "image" else data.mask.astype(np.float32)
     array[3, 4, 5:7] = value
     data.volume("v.nii.gz" if key == "image" else "v_mask.nii.gz", array)
-    data.refused(f"({key}): 2 voxels are NaN or Inf")
+    data.assert_refused(f"({key}): 2 voxels are NaN or Inf")
 
 
 def test_label_of_another_shape(data):
     data.volume("v_mask.nii.gz", data.mask[:, :, :-1])
-    data.refused("v_mask.nii.gz (label)", "(20, 24, 15)", "(20, 24, 16) as its image has")
+    data.assert_refused("v_mask.nii.gz (label)", "(20, 24, 15)", "(20, 24, 16) as its image has")
 
 
 @pytest.mark.parametrize("shift_mm", [0.2, 50.0])
@@ -65,14 +65,14 @@ def test_label_of_another_affine(data, shift_mm):
     affine = data.affine.copy()
     affine[1, 3] = shift_mm
     data.volume("v_mask.nii.gz", data.mask, affine)
-    data.refused("v_mask.nii.gz (label)", f"up to {shift_mm:g} mm away")
+    data.assert_refused("v_mask.nii.gz (label)", f"up to {shift_mm:g} mm away")
 
 
 def test_label_turned_about_the_origin_and_label_rounded(data):
     turned = data.affine.copy()
     turned[:3, :3] = Rotation.from_euler("z", 2, degrees=True).as_matrix() @ data.affine[:3, :3]
     data.volume("v_mask.nii.gz", data.mask, turned)
-    data.refused("mm away")
+    data.assert_refused("mm away")
     data.volume("v_mask.nii.gz", data.mask, data.affine + 1e-4)
     data.check()
 
@@ -80,21 +80,21 @@ def test_label_turned_about_the_origin_and_label_rounded(data):
 def test_label_values(data):
     data.mask[0, 0, 0] = 3
     data.volume("v_mask.nii.gz", data.mask)
-    data.refused("v_mask.nii.gz (label)", "the values 3 are not", "only 0, 1 as in its 'labels'")
+    data.assert_refused("v_mask.nii.gz (label)", "the values 3 are not", "only 0, 1 as in its 'labels'")
     data.content["labels"]["3"] = "cyst"
     assert data.check()[1].label_volumes["cyst"] == [0.002]
     data.volume("v_mask.nii.gz", data.mask * np.float32(0.5))
-    data.refused("0.5, 1.5 are not")
+    data.assert_refused("0.5, 1.5 are not")
 
 
 def test_empty_label(data):
     data.volume("v_mask.nii.gz", data.mask * 0)
-    data.refused("v_mask.nii.gz (label)", "every voxel is 0")
+    data.assert_refused("v_mask.nii.gz (label)", "every voxel is 0")
 
 
 def test_labels_without_names(data):
     del data.content["labels"]
-    data.refused("list.json (labels)", "missing")
+    data.assert_refused("list.json (labels)", "missing")
     data.check({"training": ["image", "points"]})
 
 
@@ -131,7 +131,7 @@ def test_points_outside_the_image(data, axis, end):
     data.check()
     position[axis] = -0.6 if end == "low" else data.shape[axis] - 0.4
     data.points({**data.seven, name: position})
-    data.refused("a.json (points)", f"point '{name}'", "inside the image of shape (20, 24, 16)")
+    data.assert_refused("a.json (points)", f"point '{name}'", "inside the image of shape (20, 24, 16)")
 
 
 @pytest.mark.parametrize(
@@ -154,35 +154,35 @@ def test_f_must_be_enclosed_and_off_the_click_planes(data, position, inside):
     if inside:
         data.check()
     else:
-        data.refused("a.json (points)", "point 'F'", "not enclosed by", "5..15 x 6..16 x 3..8")
+        data.assert_refused("a.json (points)", "point 'F'", "not enclosed by", "5..15 x 6..16 x 3..8")
 
 
 def test_f_in_a_border_plane_is_enclosed_where_a_click_is_in_it(data):
     data.points({**data.seven, "F": (0, 11, 15), "L": (0, 10, 6), "S": (10, 10, 15)})
     data.check()
     data.points({**data.seven, "F": (1, 11, 6), "L": (1, 10, 6)})
-    data.refused("not enclosed by")
+    data.assert_refused("not enclosed by")
 
 
 @pytest.mark.parametrize("positions", [{"L": (10, 11, 6), "R": (10, 11, 6)}, {"L": (9, 1, 1), "R": (10, 1, 1)}])
 def test_a_box_without_room(data, positions):
     flat = {name: (10, *data.seven[name][1:]) for name in "LRPAIS"}
     data.points({**data.seven, **flat, **positions})
-    data.refused("a.json (points)", "enclose no voxel")
+    data.assert_refused("a.json (points)", "enclose no voxel")
 
 
 @pytest.mark.parametrize("letter", list("FLRPAIS"))
 def test_a_missing_letter(data, letter):
     second = {name + "2": position for name, position in data.seven.items() if name != letter}
     data.points({**data.seven, **second})
-    data.refused("a.json (points)", f"no point {letter}2,")
+    data.assert_refused("a.json (points)", f"no point {letter}2,")
 
 
 def test_doubled_and_unknown_letters(data):
     write_points(data.folder / "a.json", PointSet(("F", "F"), np.ones((2, 3)), "voxel"))
-    data.refused("a.json (points)", "'F' occurs twice", "one click for each letter")
+    data.assert_refused("a.json (points)", "'F' occurs twice", "one click for each letter")
     data.points({**data.seven, "Q": (1, 1, 1)})
-    data.refused("a.json (points)", "label 'Q' is unknown")
+    data.assert_refused("a.json (points)", "label 'Q' is unknown")
 
 
 @pytest.mark.parametrize("affine", ["plain", "oblique"])
@@ -196,9 +196,9 @@ def test_a_file_in_the_wrong_space_is_noticed(data, affine):
     data.check({"training": ["image", "points"]})
     data.points(dict(zip(data.seven, world * [-1, -1, 1], strict=True)), "RAS")
     if affine == "plain":
-        data.refused("a.json (points)", "point 'L' lies beyond 'R' along the RAS axis x", "space (RAS, LPS)")
+        data.assert_refused("a.json (points)", "point 'L' lies beyond 'R' along the RAS axis x", "space (RAS, LPS)")
     else:
-        data.refused("a.json (points)")
+        data.assert_refused("a.json (points)")
 
 
 def test_an_oblique_pair_that_is_right_along_one_axis_is_accepted(data):
@@ -220,11 +220,11 @@ def test_an_image_without_place_in_the_world(data):
     (data.folder / "a.nii").write_bytes(header.binaryblock + whole[len(header.binaryblock) :])
     data.content["training"][0]["image"] = "a.nii"
     data.points(data.seven, "RAS")
-    data.refused("a.json (points)", "affine without inverse")
+    data.assert_refused("a.json (points)", "affine without inverse")
 
 
 def test_unreadable_and_2d_points(data):
     (data.folder / "a.json").write_text("{")
-    data.refused("a.json (points)", "not JSON")
+    data.assert_refused("a.json (points)", "not JSON")
     (data.folder / "a.json").write_text(json.dumps({"points": [{"position": [1, 2]}]}))
-    data.refused("a.json (points)", "positions have 2 numbers", "3 as the image has axes")
+    data.assert_refused("a.json (points)", "positions have 2 numbers", "3 as the image has axes")

@@ -44,7 +44,7 @@ def test_instance_maps(tiles, label):
     (row,) = tiles.check(None)
     assert (row.shapes, row.instances, row.points, row.annotations) == ([(40, 30)], [2], [(2, 2)], 2)
     assert "2 instances, 2 annotations" in format_table([row])
-    tiles.refused("(training)", "1 labels of 16 bits", "class numbers in 8 bits", needs=None, classes=2)
+    tiles.assert_refused("(training)", "1 labels of 16 bits", "class numbers in 8 bits", needs=None, classes=2)
 
 
 def test_8_bit_masks_are_held_to_the_labels(tiles):
@@ -59,17 +59,17 @@ def test_8_bit_masks_are_held_to_the_labels(tiles):
     (row,) = tiles.check(None)  # a tile may show nothing
     assert (row.entries, row.label_volumes) == (2, {"nucleus": [12.0]})
     del tiles.content["training"][0]
-    tiles.refused("(training)", "all of its 1 masks are empty", needs=None)
+    tiles.assert_refused("(training)", "all of its 1 masks are empty", needs=None)
     tiles.content["training"] = [{"image": "t.png", "label": "t_map.png"}]
     Image.fromarray(mask * 255).save(tiles.folder / "t_map.png")
-    tiles.refused("t_map.png (label)", "the values 255", needs=None)
+    tiles.assert_refused("t_map.png (label)", "the values 255", needs=None)
     Image.fromarray(np.stack([mask] * 3, -1)).save(tiles.folder / "t_map.png")
-    tiles.refused("t_map.png (label)", "3 channels", needs=None)
+    tiles.assert_refused("t_map.png (label)", "3 channels", needs=None)
 
 
 def test_2d_points_outside(tiles):
     (tiles.folder / "t.csv").write_text("x,y\n10,30\n")  # in a square of 40, but below the picture
-    tiles.refused("t.csv (points)", "inside the image of shape (40, 30)", needs=None)
+    tiles.assert_refused("t.csv (points)", "inside the image of shape (40, 30)", needs=None)
 
 
 @pytest.mark.parametrize(
@@ -87,33 +87,35 @@ def test_2d_points_outside(tiles):
 def test_coco_polygons(tiles, change, parts):
     tiles.coco["annotations"][0].update(change)
     tiles.write_coco()
-    tiles.refused("coco.json (annotations)", *parts, needs=None)
+    tiles.assert_refused("coco.json (annotations)", *parts, needs=None)
     tiles.check({"training": ["image"]})
 
 
 def test_coco_size_is_the_picture_s(tiles):
     tiles.coco["images"][0].update(width=30, height=40)
     tiles.write_coco()
-    tiles.refused("coco.json (annotations)", "said to be 30 x 40", "40 x 30 pixels", needs=None)
+    tiles.assert_refused("coco.json (annotations)", "said to be 30 x 40", "40 x 30 pixels", needs=None)
 
 
 def test_coco_missing_or_malformed(tiles):
     (tiles.folder / "coco.json").write_text("[]")
-    tiles.refused("coco.json (annotations)", "TypeError", needs=None)
+    tiles.assert_refused("coco.json (annotations)", "TypeError", needs=None)
     (tiles.folder / "coco.json").write_text("{")
-    tiles.refused("coco.json (annotations)", "cannot be read", needs=None)
+    tiles.assert_refused("coco.json (annotations)", "cannot be read", needs=None)
     (tiles.folder / "coco.json").unlink()
-    tiles.refused("coco.json (annotations)", "no such file", needs=None)
+    tiles.assert_refused("coco.json (annotations)", "no such file", needs=None)
     del tiles.content["annotations"]
     tiles.check(None)
-    tiles.refused("list.json (annotations)", "'training' needs it", needs={"training": ["image", "annotations"]})
+    tiles.assert_refused("list.json (annotations)", "'training' needs it", needs={"training": ["image", "annotations"]})
 
 
 def test_coco_categories_are_the_datalist_s(tiles):
     tiles.coco["categories"] = [{"id": 4, "name": "debris"}]
     tiles.coco["annotations"][1]["category_id"] = 4
     tiles.write_coco()
-    tiles.refused("coco.json (annotations)", "annotation 6 is of category 4 ('debris')", "labels, [1]", needs=None)
+    tiles.assert_refused(
+        "coco.json (annotations)", "annotation 6 is of category 4 ('debris')", "labels, [1]", needs=None
+    )
     tiles.content["labels"]["4"] = "debris"
     assert tiles.check(None)[0].annotations == 2
 
@@ -125,8 +127,8 @@ def test_coco_annotations_belong_to_the_sections_that_need_them(tiles):
     for annotation in tiles.coco["annotations"]:
         annotation["image_id"] = 2
     tiles.write_coco()
-    tiles.refused("list.json (training)", "none of its 1 images has an annotation in coco.json", needs=needs)
+    tiles.assert_refused("list.json (training)", "none of its 1 images has an annotation in coco.json", needs=needs)
     assert tiles.check(None)[0].annotations == 0
     tiles.coco["images"] = tiles.coco["images"][1:]
     tiles.write_coco()
-    tiles.refused("coco.json (annotations)", "names no image t.png", "each of 'training'", needs=needs)
+    tiles.assert_refused("coco.json (annotations)", "names no image t.png", "each of 'training'", needs=needs)

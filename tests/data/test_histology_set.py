@@ -10,7 +10,7 @@ import pytest
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 from PIL import Image
 
-from monai_ext.data import check_datalist, histology_set, phantoms
+from monai_ext.data import check_datalist, files, histology_set, phantoms
 from monai_ext.data.histology_phantom import draw_tissue_stain, tissue_field
 from monai_ext.data.histology_set import make_histology_phantoms
 
@@ -133,7 +133,7 @@ def test_second_process_waits_for_the_first(tmp_path, monkeypatch):
         make_histology_phantoms(tmp_path, **TINY)
         monkeypatch.setenv("LOCAL_RANK", "1")
 
-    monkeypatch.setattr(phantoms.time, "sleep", first_process_works)
+    monkeypatch.setattr(files.time, "sleep", first_process_works)
     monkeypatch.setenv("LOCAL_RANK", "1")
     for _ in range(2):
         assert make_histology_phantoms(tmp_path, **TINY) == str(tmp_path / "datalist.json")

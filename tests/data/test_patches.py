@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_ext.data import annotate_patches, check_datalist, make_random_patches, patches
+from monai_ext.data import annotate_patches, check_datalist, files, make_random_patches
 from monai_ext.data.patch_folder import cut, patch_at, read_selection, write_patch_list, write_patches
 
 
@@ -55,7 +55,7 @@ class Data:
         write_patches(self.out, chosen, cuts, how={"a": 1})
         write_patch_list(self.out, chosen)
 
-    def refused(self, *parts):
+    def assert_refused(self, *parts):
         """Annotating stops with one sentence that holds all ``parts``."""
         with pytest.raises(SystemExit) as caught:
             annotate_patches(self.out, **self.options())
@@ -95,18 +95,18 @@ def test_a_patch_without_nuclei_has_an_empty_label_map(data):
 
 
 def test_what_cannot_be_annotated(data):
-    data.refused("selection.json", "cannot be read")
+    data.assert_refused("selection.json", "cannot be read")
     data.choose((1, 2, 2))
     Image.fromarray(picture(1)[1].T.copy()).save(data.dataset_dir / "labels/1.png")
-    data.refused("labels/1.png", "(24, 36)")
+    data.assert_refused("labels/1.png", "(24, 36)")
     Image.fromarray(picture(1)[1].astype(bool).astype(np.uint8)).save(data.dataset_dir / "labels/1.png")
-    data.refused("labels/1.png", "uint8", "a mask", "instance map")
+    data.assert_refused("labels/1.png", "uint8", "a mask", "instance map")
     (data.dataset_dir / "labels/1.png").unlink()
-    data.refused("labels/1.png", "no such file")
+    data.assert_refused("labels/1.png", "no such file")
     del data.content["training"][1]["label"]
-    data.refused("datalist.json", "no label of images/1.png", "images_1_r2_c2")
+    data.assert_refused("datalist.json", "no label of images/1.png", "images_1_r2_c2")
     del data.content["training"][1]
-    data.refused("datalist.json", "no label of images/1.png")
+    data.assert_refused("datalist.json", "no label of images/1.png")
     assert not (data.out / "labels").exists()
 
 
@@ -161,10 +161,10 @@ def test_an_interrupted_run_leaves_no_list(data):
 def test_other_processes_wait_for_the_first(data, monkeypatch):
     options = data.options()
     monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setattr(patches, "WAIT_S", 0.3)
+    monkeypatch.setattr(files, "WAIT_S", 0.3)
     with pytest.raises(TimeoutError, match="not written by the first process"):
         make_random_patches(data.out, **options, size=16, number=2)
-    monkeypatch.setattr(patches, "WAIT_S", 60.0)
+    monkeypatch.setattr(files, "WAIT_S", 60.0)
 
     def write():
         time.sleep(0.3)

@@ -11,7 +11,7 @@ import pytest
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 from scipy.ndimage import generate_binary_structure, label
 
-from monai_ext.data import check_datalist, phantoms
+from monai_ext.data import check_datalist, files, phantoms
 from monai_ext.data.phantoms import _SECTIONS, make_cell_phantoms, make_membrane_phantoms, make_phantoms
 from monai_ext.data.points_io import LoadPointsd, read_points
 
@@ -109,12 +109,12 @@ def test_second_process_waits_for_the_first(tmp_path, monkeypatch):
         make_phantoms(tmp_path, **TINY_SET)
         monkeypatch.setenv("LOCAL_RANK", "1")
 
-    monkeypatch.setattr(phantoms.time, "sleep", first_process_works)
+    monkeypatch.setattr(files.time, "sleep", first_process_works)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert make_phantoms(tmp_path, **TINY_SET) == str(tmp_path / "datalist.json")
     assert make_phantoms(tmp_path, **TINY_SET) == str(tmp_path / "datalist.json")
     assert len(waits) == 1
-    monkeypatch.setattr(phantoms, "_WAIT_S", -1.0)
+    monkeypatch.setattr(files, "WAIT_S", -1.0)
     with pytest.raises(TimeoutError, match=r"datalist\.json"):
         make_phantoms(tmp_path, **TINY_SET, seed=5)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_ext.data import check_datalist, phantoms, smear_set
+from monai_ext.data import check_datalist, files, phantoms, smear_set
 from monai_ext.data.coco import CocoReader
 from monai_ext.data.smear_phantom import draw_smear_stain, smear_field
 from monai_ext.data.smear_set import make_smear_phantoms
@@ -128,7 +128,7 @@ def test_second_process_waits_for_the_first(tmp_path, monkeypatch):
         make_smear_phantoms(tmp_path, **TINY)
         monkeypatch.setenv("LOCAL_RANK", "1")
 
-    monkeypatch.setattr(phantoms.time, "sleep", first_process_works)
+    monkeypatch.setattr(files.time, "sleep", first_process_works)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert make_smear_phantoms(tmp_path, **TINY) == str(tmp_path / "datalist.json")
     assert make_smear_phantoms(tmp_path, **TINY) == str(tmp_path / "datalist.json")

@@ -156,12 +156,13 @@ def test_contact_sheet_frames_the_patch_on_its_image():
     image = np.zeros((64, 128, 3), np.uint8)
     patch = np.full((16, 16, 3), 200, np.uint8)
     sheet = contact_sheet([image] * 4, [patch] * 4, [(8, 32)] * 4, size=16)
-    assert sheet.shape == (2 * (TILE_PX + 16), 3 * (2 * TILE_PX + 24), 3)
+    step = TILE_PX + 6
+    assert sheet.shape == (2 * step - 6, 6 * step - 6, 3)
     frame = (sheet == (255, 140, 0)).all(-1)
-    rows, columns = np.nonzero(frame[: TILE_PX + 8, : TILE_PX + 8])
-    assert (rows.min() - 8, columns.min() - 8) == (16, 64)  # drawn at twice its size
-    assert (rows.max() - 8, columns.max() - 8) == (47, 95)
-    assert (sheet[100, 8 + TILE_PX + 8 + 100] == 200).all()
+    rows, columns = np.nonzero(frame[:step, :step])
+    assert (rows.min(), columns.min()) == (16, 64)  # drawn at twice its size
+    assert (rows.max(), columns.max()) == (47, 95)
+    assert (sheet[100, step + 100] == 200).all()
     assert (sheet[-20, -20] == 255).all(), "the second row has one pair"
 
 

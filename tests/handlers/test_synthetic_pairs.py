@@ -11,8 +11,8 @@ from PIL import Image
 
 from monai_ext.data import SyntheticMaskDataset
 from monai_ext.handlers import SyntheticPairs
-from monai_ext.handlers.draw import PREDICTION_RGB, REFERENCE_RGB
-from monai_ext.handlers.draw_pairs import outlined, picture_of, sheet
+from monai_ext.handlers.draw import PREDICTION_RGB, REFERENCE_RGB, sheet
+from monai_ext.handlers.draw_pairs import outlined, picture_of
 
 
 def read(entry):

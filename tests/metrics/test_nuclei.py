@@ -22,7 +22,7 @@ from monai_ext.metrics.nuclei import (
     shared_jaccard,
 )
 
-NAMES = ("aji", "aji_plus", "pq", "dice")
+NAMES = ("aji", "aji_plus", "pq", "foreground_dice")
 NOTHING, ONE = np.zeros((4, 4), dtype=int), np.ones((4, 4), dtype=int)
 MERGED = (
     np.ones((4, 10), dtype=int),
@@ -269,7 +269,7 @@ def test_the_name_chooses_the_metric(name, expected):
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match="'iou', expected one of 'aji', 'aji_plus', 'pq', 'dice'"):
+    with pytest.raises(ValueError, match="'iou', expected one of 'aji', 'aji_plus', 'pq', 'foreground_dice'"):
         NucleiMetric("iou")
 
 

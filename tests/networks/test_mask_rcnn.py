@@ -327,7 +327,7 @@ def test_proposals_are_torchvisions_in_both_modes():
 
 def test_anchors_of_the_coarsest_level_are_64_px_apart():
     network = small()
-    _, _, anchors, counts = network.answer_anchors(network.features(torch.randn(1, 3, 96, 160)))
+    _, _, anchors, counts = network.rpn.answer(network.features(torch.randn(1, 3, 96, 160)))
     last = anchors[0][-counts[-1] :]
     centres = (last[:, :2] + last[:, 2:]) / 2
     assert counts == [3 * n for n in (24 * 40, 12 * 20, 6 * 10, 3 * 5, 2 * 3)]
