@@ -20,7 +20,12 @@ from monai_ext.data.pseudo_labels import PseudoLabels
 from monai_ext.data.results_io import SaveDicomSegd
 from monai_ext.data.smear_phantom import SmearStain, draw_smear_stain, smear_field
 from monai_ext.data.smear_set import make_smear_phantoms
-from monai_ext.data.synthetic_masks import SyntheticMaskDataset, check_patches_or_exit, trained_patches
+from monai_ext.data.synthetic_masks import (
+    SyntheticMaskDataset,
+    check_patches_or_exit,
+    patches_with_nuclei,
+    trained_patches,
+)
 from monai_ext.data.turn_sampler import TurnSampler
 from monai_ext.data.two_stream import TwoStreamDataset, draw_labeled, draw_or_exit, labeled_fraction
 
@@ -66,6 +71,7 @@ __all__ = [
     "make_random_patches",
     "make_smear_phantoms",
     "membrane_tile",
+    "patches_with_nuclei",
     "phantom_volume",
     "read_points",
     "smear_field",

@@ -124,8 +124,21 @@ def trained_patches(data: Sequence[Mapping[str, Any]], gan_dir: str | Path) -> l
     return trained
 
 
+def patches_with_nuclei(data: Sequence[Mapping[str, Any]], *, border_px: int = 1) -> list[Mapping[str, Any]]:
+    """Those of the patches that masks can be made of, as they have a whole nucleus; the log names the others.
+
+    Args:
+        data: of each patch ``image`` and ``label``, its instance map.
+        border_px: a nucleus that comes within so many pixels of the border is cut.
+    """
+    some = [entry for entry in data if nuclei_of(_numbers(entry["label"]), border_px=border_px)]
+    for name in [name_of(entry) for entry in data if entry not in some]:
+        logger.warning("%s: left out, as no nucleus is farther than %d px from the border", name, border_px)
+    return some
+
+
 def check_patches_or_exit(
-    datalist: str | Path, dataset_dir: str | Path, *, smallest_px: int = 1, border_px: int = 1
+    datalist: str | Path, dataset_dir: str | Path, *, smallest_px: int = 1, border_px: int = 1, fewest: int = 1
 ) -> None:
     """Refuse patches of which no masks can be made; ``check_or_exit`` has seen that their files are there and fit.
 
@@ -134,6 +147,7 @@ def check_patches_or_exit(
         dataset_dir: folder that its paths are relative to.
         smallest_px: least height and width.
         border_px: a nucleus that comes within so many pixels of the border is cut.
+        fewest: so many patches need a whole nucleus.
 
     Raises:
         SystemExit: with one sentence.
@@ -144,23 +158,26 @@ def check_patches_or_exit(
         if len(set(names)) < len(names):
             found = f"two patches are named {max(names, key=names.count)!r}"
             raise fault(datalist, "image", found=found, expected="a name for each")
-        for entry in entries:
-            _check_label(entry["label"], smallest_px=smallest_px, border_px=border_px)
+        numbers = [_numbers(entry["label"]) for entry in entries]
+        for entry, some in zip(entries, numbers, strict=True):
+            _check_label(some, entry["label"], smallest_px=smallest_px)
+        whole = sum(bool(nuclei_of(some, border_px=border_px)) for some in numbers)
+        if whole < fewest:
+            found = f"{whole} of {len(entries)} patches have a nucleus farther than {border_px} px from the border"
+            raise fault(datalist, "training", found=found, expected=f"{fewest} or more, which masks are made of")
     except DataFault as error:
         raise SystemExit(str(error)) from None
 
 
-def _check_label(file: str, *, smallest_px: int, border_px: int) -> None:
-    numbers: NDArray[Any] = faults.read_volume(file, key="label").numpy()[0].astype(np.int64)
+def _numbers(file: str) -> NDArray[np.int64]:
+    return faults.read_volume(file, key="label").numpy()[0].astype(np.int64)
+
+
+def _check_label(numbers: NDArray[np.int64], file: str, *, smallest_px: int) -> None:
     if min(numbers.shape) < smallest_px:
         found = f"the patch has {numbers.shape[0]} x {numbers.shape[1]} pixels"
         raise fault(file, "label", found=found, expected=f"{smallest_px} or more (smallest_px) in each direction")
-    if not numbers.any():
-        raise fault(file, "label", found="no nucleus is annotated", expected="a number for each nucleus")
     places = components(numbers > 0, np.ones((3, 3)))[1]
     if len(np.unique(numbers[numbers > 0])) == 1 and places > 1:
         found = f"one number in {places} places, which is a mask"
         raise fault(file, "label", found=found, expected="an instance map with a number for each nucleus")
-    if not nuclei_of(numbers, border_px=border_px):
-        found = f"no nucleus is farther than {border_px} px from the border"
-        raise fault(file, "label", found=found, expected="a whole one, of which masks are made")

@@ -220,12 +220,12 @@ def test_masks_of_training_are_those_of_the_pairs(trained):
 
 
 def in_labels(change):
-    """What ``change`` makes of the first patch's label map."""
+    """What ``change`` makes of the patches' label maps."""
 
     def apply(folder):
-        file = sorted((folder / "labels").glob("*.png"))[0]
-        changed = change(np.asarray(Image.open(file)).copy())
-        file.unlink() if changed is None else Image.fromarray(changed).save(file)
+        for file in (folder / "labels").glob("*.png"):
+            changed = change(np.asarray(Image.open(file)).copy())
+            file.unlink() if changed is None else Image.fromarray(changed).save(file)
 
     return apply
 
@@ -239,8 +239,8 @@ def only_cut(label):
 MISTAKES = {
     "not annotated": (lambda label: None, {}, ["label", "there is no such file"]),
     "other size": (lambda label: label[:50], {}, ["label", "(64, 50)"]),
-    "no nuclei": (lambda label: label * 0, {}, ["label", "no nucleus is annotated"]),
-    "cut nuclei only": (only_cut, {}, ["label", "no nucleus is farther than 1 px from the border"]),
+    "no nuclei": (lambda label: label * 0, {}, ["training", "0 of 2 patches have a nucleus"]),
+    "cut nuclei only": (only_cut, {}, ["training", "0 of 2 patches have a nucleus farther than 1 px from the border"]),
     "a mask": (lambda label: (label > 0).astype(np.uint16), {}, ["label", "which is a mask"]),
     "small": (None, {"smallest_px": 65}, ["64 x 64 pixels", "smallest_px"]),
 }

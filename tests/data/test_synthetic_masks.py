@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from skimage.morphology import disk
 
-from monai_ext.data import SyntheticMaskDataset, check_patches_or_exit, trained_patches
+from monai_ext.data import SyntheticMaskDataset, check_patches_or_exit, patches_with_nuclei, trained_patches
+from monai_ext.data.datalist import load_datalist
 from monai_ext.functional.mask_synthesis import synthesize_masks
 
 
@@ -91,16 +92,26 @@ CUT = np.where(np.arange(32)[:, None] < 3, nuclei(0)[0] * 0 + 1, 0)
 @pytest.mark.parametrize(
     ("label", "options", "message"),
     [
-        (nuclei()[0] * 0, {}, "b_label.png.*no nucleus is annotated"),
         (np.minimum(nuclei()[0], 1), {}, "b_label.png.*one number in 3 places, which is a mask"),
-        (CUT, {}, "b_label.png.*no nucleus is farther than 1 px from the border"),
+        (CUT, {"fewest": 2}, "1 of 2 patches have a nucleus farther than 1 px from the border, expected 2 or more"),
         (nuclei()[0], {"smallest_px": 33}, "a_label.png.*40 x 32 pixels, expected 33 or more"),
-        (nuclei()[0], {"border_px": 13}, "a_label.png.*no nucleus is farther than 13 px"),
+        (nuclei()[0], {"border_px": 13}, "0 of 2 patches have a nucleus farther than 13 px"),
     ],
 )
 def test_patches_of_which_no_masks_can_be_made(tmp_path, label, options, message):
     with pytest.raises(SystemExit, match=message):
         check_patches_or_exit(**write(tmp_path, {"a": nuclei()[0], "b": label}), **options)
+
+
+def test_patches_without_a_whole_nucleus_are_left_out(tmp_path, caplog):
+    files = write(tmp_path, {"a": CUT, "b": nuclei()[0], "c": CUT * 0})
+    check_patches_or_exit(**files)
+    data = load_datalist(**files, section="training")
+    with caplog.at_level(logging.WARNING):
+        assert patches_with_nuclei(data) == [data[1]]
+    first, second = [record.getMessage() for record in caplog.records]
+    assert first.startswith("a: left out")
+    assert second.startswith("c: left out")
 
 
 def test_two_patches_of_a_name(tmp_path):
