@@ -50,21 +50,32 @@ class SmearStain:
     blur_px: float
 
 
-def draw_smear_stain(rng: np.random.Generator) -> SmearStain:
-    """A field's stain: hues, strength, crowding, dirt, illumination and focus vary as between slides."""
-    vectors = np.clip(_STAINS + rng.normal(0, 0.05, (3, 3)), 0.05, None)
+def draw_smear_stain(rng: np.random.Generator, *, spread: float = 1.0) -> SmearStain:
+    """A field's stain: hues, strength, crowding, dirt, illumination and focus vary as between slides.
+
+    Args:
+        rng: decides all.
+        spread: how much hues, strength, dirt, light and focus vary, in units of one laboratory's slides; 3 is like
+            many laboratories'.
+    """
+
+    def within(low: float, high: float, *, least: float = 0.0, most: float = 9.0) -> float:
+        middle, reach = (low + high) / 2, (high - low) / 2 * spread
+        return float(rng.uniform(max(middle - reach, least), min(middle + reach, most)))
+
+    vectors = np.clip(_STAINS + rng.normal(0, 0.05 * spread, (3, 3)), 0.05, None)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return SmearStain(
         cyanophilic=vectors[0],
         orangeophilic=vectors[1],
         haematoxylin=vectors[2],
-        orange=float(rng.uniform(0, 0.5)),
-        strength=float(rng.uniform(0.75, 1.25)),
-        light=np.clip(rng.uniform(0.8, 0.95) + rng.normal(0, 0.02, 3), 0.6, 0.98),
+        orange=within(0, 0.5, most=1),
+        strength=within(0.75, 1.25, least=0.4),
+        light=np.clip(within(0.8, 0.95, most=0.97) + rng.normal(0, 0.02 * spread, 3), 0.6, 0.98),
         shading=float(rng.uniform(0.05, 0.1)),
         cover=float(rng.uniform(0.5, 1.0)),
-        dirt=float(rng.uniform(0.3, 1.8)),
-        blur_px=float(rng.uniform(0.5, 1.0)),
+        dirt=within(0.3, 1.8),
+        blur_px=within(0.5, 1.0, least=0.3),
     )
 
 

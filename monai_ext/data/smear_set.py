@@ -30,6 +30,7 @@ def make_smear_phantoms(
     test: int = 16,
     size: int = 256,
     diameter_px: float = 56.0,
+    spread: float = 1.0,
     pictures_per_field: int = 2,
     seed: int = 0,
 ) -> str:
@@ -46,6 +47,7 @@ def make_smear_phantoms(
         training: number of labelled pictures; likewise ``unlabeled``, ``validation`` and ``test``.
         size: height and width in pixels.
         diameter_px: mean diameter of a cell.
+        spread: how much fields differ, see :func:`draw_smear_stain`.
         pictures_per_field: pictures that share a stain.
         seed: together with a picture's section and number it fixes that picture, whatever the other counts are.
 
@@ -57,8 +59,8 @@ def make_smear_phantoms(
         TimeoutError: if the writing process does not finish within ten minutes.
     """
     counts = {"training": training, "unlabeled": unlabeled, "validation": validation, "test": test}
-    look = {"size": size, "diameter_px": diameter_px, "pictures_per_field": pictures_per_field, "seed": seed}
-    root, parameters = Path(folder), {**counts, **look, "kind": "smears"}
+    look = {"size": size, "diameter_px": diameter_px, "spread": spread, "pictures_per_field": pictures_per_field}
+    root, parameters = Path(folder), {**counts, **look, "seed": seed, "kind": "smears"}
 
     def write(draft: Path) -> None:
         _refuse_foreign(root / _ANNOTATIONS)
@@ -71,7 +73,7 @@ def _write(draft: Path, parameters: dict[str, Any], sections: list[str]) -> None
     drawn: list[list[tuple[int, Cutout]]] = []
 
     def draw(field: np.random.Generator, rng: np.random.Generator) -> tuple[dict[str, NDArray[Any]], None]:
-        stain = draw_smear_stain(field)
+        stain = draw_smear_stain(field, spread=parameters["spread"])
         image, instances = smear_field(parameters["size"], rng=rng, stain=stain, diameter_px=parameters["diameter_px"])
         masks = [mask for _, mask in instances]
         drawn.append([(kind, cut) for (kind, _), cut in zip(instances, cutouts_of_masks(masks), strict=True)])

@@ -109,18 +109,19 @@ class MMTPSMStep(TrainStep):
         answers = self.teacher.answers(levels, mirrored, boxes, size)
         if not self.wants("mgd"):
             return answers, boxes, []
-        found = network.decode(first, boxes, answers.logits[0], answers.deltas[0], answers.hidden[0], size)
-        return answers, boxes, self._regions(found, first, size)
+        return answers, boxes, self._regions(answers, boxes, first, size)
 
     def _regions(
-        self, found: Sequence[Mapping[str, Tensor]], levels: Sequence[Tensor], size: tuple[int, int]
+        self, answers: Answers, boxes: list[Tensor], levels: list[Tensor], size: tuple[int, int]
     ) -> list[Tensor]:
+        """Where features count, after the answers about the first view, whose levels are given."""
+        assert self.teacher is not None
+        network, about = self.teacher.network, (answers.logits[0], answers.deltas[0], answers.hidden[0], size)
         if self.region == "all":
             return [torch.ones_like(level[:, 0], dtype=torch.bool) for level in levels]
         if self.region == "anchors":
-            assert self.teacher is not None
-            anchors = self.teacher.network.rpn.anchors_of_levels(levels)
-            return near_anchors([one["boxes"] for one in found], anchors)
+            return near_anchors(network.select(boxes, *about)[0], network.rpn.anchors_of_levels(levels))
+        found = network.decode(levels, boxes, *about)
         pasted = [paste_masks(one["masks"], one["boxes"], *size).any(0) for one in found]
         return masks_of_levels(torch.stack(pasted), [level.shape[-2:] for level in levels])
 

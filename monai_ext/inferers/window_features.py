@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,7 +62,7 @@ class WindowFeatureInferer(Inferer):
 
         Args:
             inputs: (B, 3, X, Y), values from 0 to 1.
-            network: takes windows (b, 3, h, w) to (b, D); for ``"dense"`` it has ``of_image``.
+            network: takes windows (b, 3, h, w) to (b, D); for ``"dense"`` it has ``sums_of`` and ``of_sums``.
         """
         images = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         return [self._stored(image.transpose(1, 2).contiguous(), network) for image in images]
@@ -96,17 +96,22 @@ class WindowFeatureInferer(Inferer):
         corners = torch.from_numpy(window_corners(*image.shape[1:], size=self.size, stride=self.stride))
         quarters = [corners + torch.tensor(step) for step in ((0, 0), (0, half), (half, 0), (half, half))]
         if self.mode == "dense":
-            features = network.of_image(image, corners.to(image.device), self.size)
-            regions = [network.of_image(image, some.to(image.device), half) for some in quarters]
+            sums = network.sums_of(image)
+            features = network.of_sums(sums, corners.to(image.device), self.size)
+            regions = [network.of_sums(sums, some.to(image.device), half) for some in quarters]
         else:
-            features = torch.cat([network(windows) for windows in self._windows(image, corners, self.size)])
-            regions = [torch.cat([network(w) for w in self._windows(image, some, half)]) for some in quarters]
+            features = self._exact(image, corners, self.size, network)
+            # Where half a window is some strides, windows share quarters.
+            unlike, which = torch.unique(torch.cat(quarters), dim=0, return_inverse=True)
+            regions = list(self._exact(image, unlike, half, network)[which].split(len(corners)))
         return {
             "corners": corners.numpy(),
             "features": features.cpu().numpy(),
             "regions": torch.stack(regions, 1).cpu().numpy(),
         }
 
-    def _windows(self, image: Tensor, corners: Tensor, size: int) -> Iterator[Tensor]:
+    def _exact(self, image: Tensor, corners: Tensor, size: int, network: Any) -> Tensor:
+        found = []
         for some in corners.split(self.batch_size):
-            yield torch.stack([image[:, i : i + size, j : j + size] for i, j in some.tolist()])
+            found.append(network(torch.stack([image[:, i : i + size, j : j + size] for i, j in some.tolist()])).cpu())
+        return torch.cat(found)

@@ -228,23 +228,31 @@ class CellMaskRCNN(nn.Module):
         image_size: tuple[int, int],
     ) -> list[dict[str, Tensor]]:
         """The instances that :py:meth:`rois` of :py:meth:`proposals` amount to, as :py:meth:`detect` gives them."""
-        if self.removal is None:
-            sizes = [image_size for _ in proposals]
-            boxes, scores, labels = self.roi_heads.postprocess_detections(logits, deltas, proposals, sizes)
-        else:
-            boxes, scores, labels = [], [], []
-            for ranked in self.ranked(proposals, logits, deltas, hidden, image_size):
-                some, score, label = self.removal.detections(
-                    ranked, least_score=self.score_threshold, nms_iou=self.nms_iou, most=self.most
-                )
-                boxes.append(some)
-                scores.append(score)
-                labels.append(label)
+        boxes, scores, labels = self.select(proposals, logits, deltas, hidden, image_size)
         masks = self.own_masks(features, boxes, labels)[-1].sigmoid().split([len(some) for some in boxes])
         found: list[dict[str, Tensor]] = []
         for number, some in enumerate(boxes):
             found.append({"boxes": some, "labels": labels[number], "scores": scores[number], "masks": masks[number]})
         return found
+
+    def select(
+        self, proposals: list[Tensor], logits: Tensor, deltas: Tensor, hidden: Tensor, image_size: tuple[int, int]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Boxes, scores and labels of each image's instances, as :py:meth:`decode` gives them, without masks."""
+        if self.removal is None:
+            sizes = [image_size for _ in proposals]
+            return self.roi_heads.postprocess_detections(logits, deltas, proposals, sizes)
+        boxes: list[Tensor] = []
+        scores: list[Tensor] = []
+        labels: list[Tensor] = []
+        for ranked in self.ranked(proposals, logits, deltas, hidden, image_size):
+            some, score, label = self.removal.detections(
+                ranked, least_score=self.score_threshold, nms_iou=self.nms_iou, most=self.most
+            )
+            boxes.append(some)
+            scores.append(score)
+            labels.append(label)
+        return boxes, scores, labels
 
     def _score(self, features: list[Tensor], boxes: list[Tensor], dropout: bool) -> tuple[Tensor, Tensor, Tensor]:
         hidden = self.roi_heads.box_head(self.roi_heads.box_roi_pool(features, boxes))

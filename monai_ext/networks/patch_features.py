@@ -55,25 +55,29 @@ class PatchFeatures(nn.Module):
         return self.trunk(windows).mean((2, 3)).float()
 
     @torch.inference_mode()
-    def of_image(self, image: Tensor, corners: Tensor, size: int) -> Tensor:
-        """Features (M, D) of windows of an image (3, H, W) by their mean over one map of its features.
+    def sums_of(self, image: Tensor) -> Tensor:
+        """Sums (D, h + 1, w + 1) of the features of a whole image (3, H, W), values from 0 to 1, above and left of each
+        corner of the cells of their map."""
+        height, width = image.shape[1:]
+        padded = F.pad(image[None], [0, -width % STRIDE, 0, -height % STRIDE], mode="replicate")
+        return F.pad(self.trunk(padded)[0].double().cumsum(1).cumsum(2), [1, 0, 1, 0])
+
+    @torch.inference_mode()
+    def of_sums(self, sums: Tensor, corners: Tensor, size: int) -> Tensor:
+        """Features (M, D) of windows of an image by their means over the one map of it.
 
         An approximation: in a map of the whole image a window's features know what lies around it. The map's cells
         count by how much of each lies in the window.
 
         Args:
-            image: values from 0 to 1.
+            sums: what :py:meth:`sums_of` gives of the image.
             corners: first row and column of each window, int64 (M, 2).
             size: side of the windows.
         """
-        height, width = image.shape[1:]
-        padded = F.pad(image[None], [0, -width % STRIDE, 0, -height % STRIDE], mode="replicate")
-        sums = _integral(self.trunk(padded)[0].double())
         first, last = corners.double() / STRIDE, (corners + size).double() / STRIDE
-        area = (size / STRIDE) ** 2
         total = _at(sums, last[:, 0], last[:, 1]) - _at(sums, first[:, 0], last[:, 1])
         total = total - _at(sums, last[:, 0], first[:, 1]) + _at(sums, first[:, 0], first[:, 1])
-        return (total / area).t().float()
+        return (total / (size / STRIDE) ** 2).t().float()
 
 
 class StainTexture(nn.Module):
@@ -99,7 +103,11 @@ class NoFeatures(nn.Module):
         """(B, 0)."""
         return torch.zeros(len(windows), 0)
 
-    def of_image(self, image: Tensor, corners: Tensor, size: int) -> Tensor:
+    def sums_of(self, image: Tensor) -> Tensor:
+        """Nothing."""
+        return torch.zeros(0)
+
+    def of_sums(self, sums: Tensor, corners: Tensor, size: int) -> Tensor:
         """(M, 0), and no window is cut."""
         return torch.zeros(len(corners), 0)
 
@@ -133,13 +141,8 @@ def features_or_exit(kind: str, *, weights: str | Path | None = None, mode: str 
         raise SystemExit(f"feature_weights: {error}") from None
 
 
-def _integral(features: Tensor) -> Tensor:
-    """Sums (D, h + 1, w + 1) over all cells above and left of each corner."""
-    return F.pad(features.cumsum(1).cumsum(2), [1, 0, 1, 0])
-
-
 def _at(sums: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """The integral at places between corners, (D, M): bilinear, exact for cells that are constant within."""
+    """The sums at places between corners, (D, M): bilinear, exact for cells that are constant within."""
     top, left = rows.floor().long(), columns.floor().long()
     down, right = rows - top, columns - left
     below, beside = (top + 1).clamp_max(sums.shape[1] - 1), (left + 1).clamp_max(sums.shape[2] - 1)

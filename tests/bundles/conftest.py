@@ -41,7 +41,7 @@ DETECTOR = {
     "hidden": 16, "anchor_sizes": [8, 16, 32, 64, 128], "proposals": 20, "box_samples": 16, "detections": 10,
     "instance_relation": True, "duplicate_removal": True,
 }  # fmt: skip
-SMEARS = {"training": 2, "unlabeled": 2, "validation": 2, "test": 2, "size": 64, "diameter_px": 24}
+SMEARS = {"training": 2, "unlabeled": 2, "validation": 2, "test": 2, "size": 64, "diameter_px": 24, "spread": 1.0}
 NUCLEI = DETECTOR | {"classes": 2, "instance_relation": False, "duplicate_removal": False, "score_threshold": 0.05}
 TISSUE = {"training": 3, "validation": 1, "test": 1, "size": 128, "diameter_px": 14}
 CELLS = {"training": 2, "validation": 2, "test": 2, "size": 64, "diameter_px": 12}

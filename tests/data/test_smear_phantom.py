@@ -135,6 +135,19 @@ def test_stains_differ_and_colour_the_cells():
     assert redness[0] < 0 < redness[1]
 
 
+def test_fields_differ_as_much_as_is_asked_for():
+    one, wide, same = ([draw_smear_stain(np.random.default_rng(n), spread=s) for n in range(60)] for s in (1, 2, 0))
+    for key, ratio in (("strength", 2), ("dirt", 1.6), ("blur_px", 1.8)):
+        first, second = (np.std([getattr(stain, key) for stain in stains]) for stains in (one, wide))
+        assert ratio * 0.9 < second / first < 2.01
+        assert np.std([getattr(stain, key) for stain in same]) < 1e-9
+    assert min(stain.blur_px for stain in wide) >= 0.3
+    hues = [np.std([stain.cyanophilic for stain in stains], axis=0).mean() for stains in (one, wide, same)]
+    assert hues[0] * 1.5 < hues[1]
+    assert hues[2] < 1e-9
+    assert draw_smear_stain(np.random.default_rng(0), spread=9.0).light.max() <= 0.98
+
+
 def test_the_random_state_decides_all_and_the_stain_no_mask():
     first, again = (smear_field(64, rng=np.random.default_rng(3), stain=stain_of(0)) for _ in range(2))
     np.testing.assert_array_equal(first[0], again[0])

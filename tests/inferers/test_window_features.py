@@ -61,13 +61,21 @@ def test_batches_change_nothing():
         assert all(np.array_equal(first[name], second[name]) for name in ("corners", "features", "regions"))
 
 
+def test_a_quarter_that_windows_share_is_looked_at_once():
+    network = Moments()
+    (found,) = WindowFeatureInferer(size=8, stride=4)(torch.rand(1, 3, 24, 24), network)
+    assert found["regions"].shape == (25, 4, 7)
+    assert network.calls == [25, 36]
+
+
 def test_dense_features_are_those_of_the_map():
     network, picture = PatchFeatures(backbone="resnet18"), torch.rand(3, 96, 128)
     (found,) = WindowFeatureInferer(size=64, stride=16, mode="dense")(picture[None], network)
     image = picture.transpose(1, 2).contiguous()
     corners = torch.from_numpy(found["corners"])
-    np.testing.assert_array_equal(found["features"], network.of_image(image, corners, 64))
-    np.testing.assert_array_equal(found["regions"][:, 2], network.of_image(image, corners + torch.tensor([32, 0]), 32))
+    sums = network.sums_of(image)
+    np.testing.assert_array_equal(found["features"], network.of_sums(sums, corners, 64))
+    np.testing.assert_array_equal(found["regions"][:, 2], network.of_sums(sums, corners + torch.tensor([32, 0]), 32))
     assert found["features"].shape == (15, 512)
 
 
@@ -78,7 +86,7 @@ def test_an_interrupted_run_goes_on(tmp_path):
     assert len(list((tmp_path / "features").iterdir())) == 2
     network.calls.clear()
     again = WindowFeatureInferer(size=8, stride=8, store=tmp_path / "features")(pictures, network)
-    assert network.calls == [4] * 5, "the third picture's windows and quarters alone"
+    assert network.calls == [4, 16], "the third picture's windows and quarters alone"
     for one, other in zip(first, again, strict=False):
         assert all(np.array_equal(one[name], other[name]) for name in one)
     network.factor.data.fill_(2.0)

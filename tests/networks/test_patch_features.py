@@ -56,7 +56,7 @@ def test_windows_keep_their_size(small):
 def test_windows_of_a_map_equal_a_loop_over_pixels(small):
     image = torch.rand(3, 150, 201)
     corners = torch.tensor([[0, 0], [32, 64], [15, 30], [22, 73], [50, 101], [7, 96]])
-    found = small.of_image(image, corners, 100)
+    found = small.of_sums(small.sums_of(image), corners, 100)
     padded = nn.functional.pad(image[None], [0, 23, 0, 10], mode="replicate")
     with torch.no_grad():
         pixels = small.trunk(padded)[0].repeat_interleave(32, 1).repeat_interleave(32, 2)
@@ -67,7 +67,8 @@ def test_windows_of_a_map_equal_a_loop_over_pixels(small):
 
 def test_the_whole_image_is_a_window_like_any_other(small):
     image = torch.rand(3, 128, 128)
-    torch.testing.assert_close(small.of_image(image, torch.tensor([[0, 0]]), 128), small(image[None]))
+    whole = small.of_sums(small.sums_of(image), torch.tensor([[0, 0]]), 128)
+    torch.testing.assert_close(whole, small(image[None]))
 
 
 def test_weights_of_another_network(tmp_path):
@@ -94,7 +95,7 @@ def test_a_configuration_names_its_features(tmp_path):
     nothing = features_or_exit("none", mode="dense")
     assert isinstance(nothing, NoFeatures)
     windows, corners = torch.rand(5, 3, 8, 8), torch.zeros(5, 2).long()
-    assert nothing(windows).shape == nothing.of_image(windows[0], corners, 4).shape == (5, 0)
+    assert nothing(windows).shape == nothing.of_sums(nothing.sums_of(windows[0]), corners, 4).shape == (5, 0)
 
 
 def test_features_that_cannot_be_had_end_the_program_with_a_sentence(tmp_path):
