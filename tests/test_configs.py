@@ -26,6 +26,8 @@ OF_STAGE = {
     "without_third_term": "select", "without_component_critics": "train_gan", "small_gan": "train_gan",
 }  # fmt: skip
 """Overlay of a stage, by name, to what it overlays."""
+EVERYWHERE = {"hover_net"}
+"""Overlays of training, evaluation and inference alike."""
 STAGE_TWO = re.compile(r"cross_pseudo_supervision|co_teaching|.*scm.*")
 ADDED = {"initialize", "run", "finalize", "training", "evaluating", "inference"}
 METADATA = {
@@ -77,6 +79,8 @@ def base_of(path: Path) -> dict[str, Any]:
     configs = next(folder for folder in path.parents if folder.name == "configs")
     if path.stem.startswith("inference"):
         return read(configs / "inference.json")
+    if path.stem in EVERYWHERE:
+        return read(configs / "inference.json") | read(configs / "train.json")
     if path.stem in OF_STAGE:
         return read(configs / f"{OF_STAGE[path.stem]}.json")
     if path.stem == "smoke" or path.parent.name == "datasets":

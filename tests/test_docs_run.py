@@ -63,7 +63,15 @@ SHRUNK = {
         "warm_up_iterations": 1,
     },
     "mmt_psm": {
-        "phantom": {"training": 2, "unlabeled": 2, "validation": 2, "test": 2, "size": 64, "diameter_px": 24},
+        "phantom": {
+            "training": 2,
+            "unlabeled": 2,
+            "validation": 2,
+            "test": 2,
+            "size": 64,
+            "diameter_px": 24,
+            "spread": 1,
+        },
         "backbone": "resnet18",
         "channels": 16,
         "hidden": 16,
@@ -95,6 +103,8 @@ SHRUNK = {
         "val_interval": 1,
         "pseudo_labels": 4,
         "channels": 4,
+        "batch_size": 1,
+        "hover_mode": "fast",
     },
 }
 """Bundle to key to value, wherever the key has a plain value in its configurations and in its tables' values."""

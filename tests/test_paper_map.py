@@ -76,7 +76,7 @@ def config_of(bundle: Path) -> dict:
     """Keys of every stage in one dictionary."""
     merged: dict = {}
     # train.json comes last: it holds the components whose arguments the stages change.
-    others = [bundle / f"configs/{name}.json" for name in ("inference", "synthesize", "select")]
+    others = [bundle / f"configs/{name}.json" for name in ("inference", "synthesize", "select", "hover_net")]
     for path in [*filter(Path.exists, others), *sorted(bundle.glob("configs/train*.json"), reverse=True)]:
         merged |= {k: v for k, v in json.loads(path.read_text(encoding="utf8")).items() if "#" not in k}
     return merged

@@ -7,6 +7,7 @@ from monai_ext.networks.collaborator import Collaborator
 from monai_ext.networks.convnext_fpn import ConvNeXtFPN
 from monai_ext.networks.deeplabv3plus import DeepLabV3Plus
 from monai_ext.networks.detector_training import Answers, DetectorTraining, LabeledTraining, mirror_boxes
+from monai_ext.networks.hover_net import HoVerNetTraining, make_hover_net
 from monai_ext.networks.instance_relation import DuplicateRemoval, InstanceRelation
 from monai_ext.networks.mask_rcnn import CellMaskRCNN
 from monai_ext.networks.patch_features import NoFeatures, PatchFeatures, StainTexture, features_or_exit
@@ -28,6 +29,7 @@ __all__ = [
     "DeepLabV3Plus",
     "DetectorTraining",
     "DuplicateRemoval",
+    "HoVerNetTraining",
     "InstanceNormAttentionUnet",
     "InstanceRelation",
     "LabeledTraining",
@@ -42,6 +44,7 @@ __all__ = [
     "features_or_exit",
     "make_critics",
     "make_generators",
+    "make_hover_net",
     "mirror_boxes",
     "paste_masks",
 ]

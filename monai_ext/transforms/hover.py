@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Patches and label maps as HoVer-Net learns from them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import ComputeHoVerMaps, MapTransform
+from monai.utils.enums import HoVerNetBranch
+from skimage.measure import label as connected_pieces
+
+from monai_ext.functional.mirror import mirrored_places
+
+
+class MirrorPadd(MapTransform):
+    """Make pictures and label maps (C, X, Y) larger by what mirrors on their borders show.
+
+    A network that answers for the middle of what it sees can so be asked about each pixel. Label maps are mirrored too,
+    so that each pixel has the label of what the picture shows there; numbers come up several times.
+
+    Args:
+        keys: arrays of one size.
+        border_px: added on each side.
+        fill_px: where that is not enough for this length, more is added, on both sides alike.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, *, border_px: int, fill_px: int = 0, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.border_px, self.fill_px = border_px, fill_px
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """A shallow copy of ``data`` with larger arrays."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            for axis in (1, 2):
+                side = out[key].shape[axis]
+                more = max(self.fill_px - side - 2 * self.border_px, 0)
+                before, after = self.border_px + more // 2, self.border_px + more - more // 2
+                out[key] = out[key].index_select(axis, mirrored_places(side, before=before, after=after))
+        return out
+
+
+class HoVerTargetd(MapTransform):
+    """What HoVer-Net should answer for a label map, which it replaces.
+
+    ``target`` becomes ``{"nucleus_prediction": (2, t, t), "horizontal_vertical": (2, t, t)}``, float32, of the t x t
+    pixels in the middle: background and nucleus as 0 and 1; and from -1 to 1 where a pixel lies in its nucleus along
+    the last and the first axis, counted from the centre of mass, 0 on background. The maps are made of all that the
+    label shows, so that what reaches beyond the middle keeps its centre.
+
+    Each connected piece of a number counts as a nucleus: mirrors double some, and a crop may cut one in two.
+
+    Args:
+        keys: key of the label map (1, X, Y), 0 is background; it is taken out.
+        answer_px: t.
+        target_key: where the target goes.
+
+    Raises:
+        ValueError: another shape, or one smaller than the answer.
+    """
+
+    def __init__(self, keys: KeysCollection = "label", *, answer_px: int, target_key: str = "target") -> None:
+        super().__init__(keys)
+        self.answer_px, self.target_key = answer_px, target_key
+        self.maps_of = ComputeHoVerMaps()
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """A shallow copy of ``data`` with the target."""
+        out = dict(data)
+        labels = np.asarray(out.pop(self.keys[0]))
+        if labels.ndim != 3 or len(labels) != 1 or min(labels.shape[1:]) < self.answer_px:
+            expected = f"a label map (1, X, Y) of {self.answer_px} px or more"
+            raise ValueError(f"{self.keys[0]}: found shape {labels.shape}, expected {expected}.")
+        first, second = ((side - self.answer_px) // 2 for side in labels.shape[1:])
+        middle = (slice(None), slice(first, first + self.answer_px), slice(second, second + self.answer_px))
+        pieces = connected_pieces(labels[0])[None]
+        nuclei = torch.from_numpy(pieces[middle] > 0)
+        maps = torch.as_tensor(self.maps_of(pieces)).as_subclass(torch.Tensor)[middle]
+        out[self.target_key] = {
+            HoVerNetBranch.NP.value: torch.cat([~nuclei, nuclei]).float(),
+            HoVerNetBranch.HV.value: maps.contiguous(),
+        }
+        return out
