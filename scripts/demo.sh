@@ -44,8 +44,17 @@ mmt_psm)
     step "evaluation on the test phantoms" evaluating "train small demo evaluate"
     step "inference" inference "inference small"
     ;;
+cps_csingan)
+    cd bundles/cps_csingan
+    step "stage 1, four patches to annotate, and their annotation" selecting "select small demo"
+    step "stage 2, a generator for each" training "train_gan small_gan demo"
+    step "stage 3, pairs of image and mask" synthesizing "synthesize small_gan demo"
+    step "stage 4, segmentation, and a round with its own labels" training "train small demo" --synthetic_dir output/synthesis
+    step "evaluation on the test phantoms" evaluating "train small demo evaluate"
+    step "inference" inference "inference small"
+    ;;
 *)
-    echo "There is no bundle '$bundle'; there are: pa_seg_3d, eugmt, cks, mmt_psm" >&2
+    echo "There is no bundle '$bundle'; there are: pa_seg_3d, eugmt, cks, mmt_psm, cps_csingan" >&2
     exit 1
     ;;
 esac
@@ -54,14 +63,21 @@ python - <<'END'
 import csv, json, pathlib, statistics
 folder = pathlib.Path("output/evaluation")
 pooled = json.loads((folder / "report.json").read_text()).get("pooled", {})
+
+
+def mean_of(metric):
+    with open(folder / f"val_{metric}_raw.csv") as file:
+        return statistics.fmean(float(row["mean"]) for row in csv.DictReader(file))
+
+
 if "aji" in pooled:
     print(f"On the test phantoms: AJI {pooled['aji']:.3f}, mask AP50 {pooled['ap50']:.3f}")
 elif "ap50" in pooled:
     print(f"On the test phantoms: AP50 {pooled['ap50']:.3f}, Dice {pooled['dice']:.3f}")
+elif (folder / "val_aji_raw.csv").exists():
+    print(f"On the test phantoms: AJI {mean_of('aji'):.3f}, Dice {mean_of('foreground_dice'):.3f}")
 else:
-    with open(folder / "val_mean_dice_raw.csv") as file:
-        dice = [float(row["mean"]) for row in csv.DictReader(file)]
-    print(f"Dice on {len(dice)} test phantoms: {statistics.fmean(dice):.3f}")
+    print(f"On the test phantoms: Dice {mean_of('mean_dice'):.3f}")
 print(f"Segmentations: {pathlib.Path('output/inference').resolve()}")
 print(f"Report: {(folder / 'report.html').resolve()}")
 END
