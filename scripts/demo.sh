@@ -63,21 +63,12 @@ python - <<'END'
 import csv, json, pathlib, statistics
 folder = pathlib.Path("output/evaluation")
 pooled = json.loads((folder / "report.json").read_text()).get("pooled", {})
-
-
-def mean_of(metric):
-    with open(folder / f"val_{metric}_raw.csv") as file:
-        return statistics.fmean(float(row["mean"]) for row in csv.DictReader(file))
-
-
-if "aji" in pooled:
-    print(f"On the test phantoms: AJI {pooled['aji']:.3f}, mask AP50 {pooled['ap50']:.3f}")
-elif "ap50" in pooled:
-    print(f"On the test phantoms: AP50 {pooled['ap50']:.3f}, Dice {pooled['dice']:.3f}")
-elif (folder / "val_aji_raw.csv").exists():
-    print(f"On the test phantoms: AJI {mean_of('aji'):.3f}, Dice {mean_of('foreground_dice'):.3f}")
-else:
-    print(f"On the test phantoms: Dice {mean_of('mean_dice'):.3f}")
+names = {"aji": "AJI", "ap50": "AP50", "dice": "Dice", "foreground_dice": "Dice"}
+found = [f"{name} {pooled[key]:.3f}" for key, name in names.items() if key in pooled]
+if not found:
+    with open(folder / "val_mean_dice_raw.csv") as file:
+        found = [f"Dice {statistics.fmean(float(row['mean']) for row in csv.DictReader(file)):.3f}"]
+print("On the test phantoms:", ", ".join(found))
 print(f"Segmentations: {pathlib.Path('output/inference').resolve()}")
 print(f"Report: {(folder / 'report.html').resolve()}")
 END

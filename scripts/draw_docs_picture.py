@@ -7,6 +7,7 @@ bash scripts/demo.sh eugmt && python scripts/draw_docs_picture.py eugmt
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import nibabel as nib
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, NormalizeIntensityd
 from PIL import Image
 
@@ -31,6 +33,8 @@ from monai_ext.transforms.seeds import clicks_per_object
 
 ROOT = Path(__file__).resolve().parents[1]
 BLUE, ORANGE = "#0072B2", "#E69F00"
+SMALL = ("mmt_psm", "cps_csingan")
+"""Bundles whose demo has phantoms of its own."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -40,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--case", type=int, default=0, help="number of the test case")
     options = parser.parse_args(arguments)
     bundle = ROOT / "bundles" / options.bundle
-    phantoms = bundle / "output" / ("phantom_small" if options.bundle == "mmt_psm" else "phantom")
+    phantoms = bundle / "output" / ("phantom_small" if options.bundle in SMALL else "phantom")
     entry = load_datalist(phantoms / "datalist.json", phantoms, "test")[options.case]
     figure = DRAWINGS[options.bundle](entry, bundle / "output/inference/images")
     figure.tight_layout()
@@ -119,6 +123,37 @@ def draw_smears(entry: dict[str, Any], predictions: Path) -> Figure:
     return figure
 
 
+def draw_patches(entry: dict[str, Any], predictions: Path) -> Figure:
+    """CPS and CSinGAN: a chosen patch in its picture, with its annotation, a pair grown from it, and nuclei found."""
+    output = predictions.parents[1]
+    chosen = output / "selection_small"
+    patch = json.loads((chosen / "selection.json").read_text(encoding="utf8"))["patches"][1]
+    name = f"{patch['name']}.png"
+    (pair, *_) = [
+        pair
+        for pair in load_datalist(output / "synthesis/datalist.json", output / "synthesis", "training")
+        if Path(pair["image"]).name.startswith(patch["name"])
+    ]
+    whole = np.asarray(Image.open(output / "phantom_small" / patch["image"]))
+    pictures = [whole, *(np.asarray(Image.open(file)) for file in (chosen / "patches" / name, pair["image"]))]
+    pictures.append(np.asarray(Image.open(entry["image"])))
+    cells = predictions / f"{Path(entry['image']).stem}_cells.png"
+    labels = [np.asarray(Image.open(file)) for file in (chosen / "labels" / name, pair["label"], cells)]
+    figure, axes = plt.subplots(1, 4, figsize=(12, 3.3), facecolor="white")
+    for axis, picture in zip(axes, pictures, strict=True):
+        axis.imshow(picture)
+        axis.set_axis_off()
+    corner, side = (patch["column"] - 0.5, patch["row"] - 0.5), patch["size"]
+    axes[0].add_patch(Rectangle(corner, side, side, fill=False, edgecolor=ORANGE, linewidth=2))
+    for axis, numbers, colour in zip(axes[1:], labels, (BLUE, ORANGE, ORANGE), strict=True):
+        for number in np.unique(numbers[numbers > 0]):
+            axis.contour(numbers == number, levels=[0.5], colors=[colour], linewidths=1.0)
+    titles = ("a patch is chosen", "you annotate it", "new pairs are drawn", "nuclei of a test phantom")
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_title(title, fontsize=9)
+    return figure
+
+
 def _draw(image: np.ndarray, mask: np.ndarray, prediction: np.ndarray, seeds: np.ndarray, clicks: tuple) -> Figure:
     foreground, background = clicks
     k = round(float(foreground[2]))
@@ -141,7 +176,13 @@ def _draw(image: np.ndarray, mask: np.ndarray, prediction: np.ndarray, seeds: np
     return figure
 
 
-DRAWINGS = {"pa_seg_3d": draw_points, "eugmt": draw_membranes, "cks": draw_cells, "mmt_psm": draw_smears}
+DRAWINGS = {
+    "pa_seg_3d": draw_points,
+    "eugmt": draw_membranes,
+    "cks": draw_cells,
+    "mmt_psm": draw_smears,
+    "cps_csingan": draw_patches,
+}
 
 
 if __name__ == "__main__":

@@ -227,9 +227,10 @@ def make_mistakes(tmp_path_factory):
 def prepare_real(tmp_path):
     """Makes a data set of a published folder by its script; gives the set's folder and its datalist's content."""
 
-    def prepare(name):
+    def prepare(name, *options):
         source, script = Path(os.environ["FRUGAL_DATA"]) / name, BUNDLES.parent / f"scripts/prepare_{name}.py"
-        subprocess.run([sys.executable, script, source, "--out", tmp_path / "data"], check=True, capture_output=True)
+        command = [sys.executable, script, source, "--out", tmp_path / "data", *options]
+        subprocess.run(command, check=True, capture_output=True)
         return tmp_path / "data", json.loads((tmp_path / "data/datalist.json").read_text())
 
     return prepare

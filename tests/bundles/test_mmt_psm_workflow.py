@@ -6,7 +6,11 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +20,7 @@ from monai_ext.bundle import load_weights
 from monai_ext.data import load_datalist
 
 pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
 
 OWN = {"rpn_objectness", "rpn_box", "class", "box", "mask", "duplicate"}
 ROWS = {
@@ -138,3 +143,26 @@ def test_shipped_weights_fit_the_inference_network(trained_mmt_psm):
     load_weights(definition, trained_mmt_psm.root / "models/model.pt")
     saved = torch.load(trained_mmt_psm.root / "models/model.pt", weights_only=True)
     assert saved.keys() == definition.state_dict().keys()
+
+
+@pytest.mark.real
+@pytest.mark.skipif("FRUGAL_DATA" not in os.environ, reason="FRUGAL_DATA names no folder of real data")
+def test_a_second_real_set_is_learned_from_half_of_its_labels(make_mmt_psm, tmp_path, prepare_real):
+    """From label maps by the page's script; after 100 iterations, half of them with a teacher, nuclei are found."""
+    data, content = prepare_real("dsb2018_histology", "--instances")
+    maps = [str(data / "images"), "--category", f"1:nucleus={data / 'labels'}", "--out", str(data / "annotations.json")]
+    subprocess.run([sys.executable, ROOT / "scripts/label_maps_to_coco.py", *maps], check=True)
+    for entry in [*content["training"], *content["validation"]]:
+        entry.pop("label"), entry.pop("points", None)
+    content["unlabeled"], content["training"] = content["training"][16:], content["training"][:16]
+    content |= {"validation": content["validation"][::3], "annotations": "annotations.json"}
+    (data / "half.json").write_text(json.dumps(content))
+    stage = make_mmt_psm(tmp_path)
+    network = json.loads((stage.configs / "train.json").read_text())["network_def"]
+    schedule = {"max_epochs": 2, "epoch_iterations": 50, "warm_up_iterations": 20, "decay_iterations": [80]}
+    schedule |= {"start_iteration": 50, "teacher_start": 40, "rise_iterations": 20, "fall_iterations": 10}
+    small = {"phantom_dir": str(tmp_path / "none"), "dataset_dir": str(data), "datalist": str(data / "half.json")}
+    stage.run("train", "small", **small, **schedule, network_def=network, classes=2, progress=False)
+    first, second = stage.metrics()
+    assert float(first["term/psm"]) == 0 < float(second["term/psm"])
+    assert float(second["val/aji"]) > 0.08
