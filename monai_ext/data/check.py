@@ -98,6 +98,7 @@ def check_or_exit(
     classes: int | None = None,
     cache_rate: float = 0.0,
     fewest: int = 1,
+    smallest_px: int = 1,
 ) -> list[SectionSummary]:
     """Do :func:`check_datalist` for a bundle's ``initialize``: a fault ends the program with its sentence.
 
@@ -108,6 +109,7 @@ def check_or_exit(
         classes: number of classes that the method learns.
         cache_rate: share of the volumes that the run keeps in memory; too little free memory is a fault.
         fewest: least number of cases in a section; a distributed run needs one for each process.
+        smallest_px: least length of an image's sides.
 
     Raises:
         SystemExit: with the sentence, which Python prints without a traceback, and exit status 1.
@@ -116,6 +118,7 @@ def check_or_exit(
         rows = check_datalist(datalist, dataset_dir, needs=needs, classes=classes)
         voxels = sum(math.prod(shape) for row in rows for shape in row.shapes)
         faults.check_counts(datalist, {row.section: row.entries for row in rows}, fewest)
+        faults.check_smallest(datalist, {row.section: row.shapes for row in rows}, smallest_px)
         faults.check_memory(datalist, cache_rate * voxels * _BYTES_PER_VOXEL)
     except DataFault as error:
         raise SystemExit(str(error)) from None

@@ -265,6 +265,19 @@ def check_counts(file: str | Path, entries: Mapping[str, int], fewest: int) -> N
             raise fault(file, section, found=f"it has {count} case{'s' * (count != 1)}", expected=expected)
 
 
+def check_smallest(file: str | Path, shapes: Mapping[str, Sequence[Sequence[int]]], least: int) -> None:
+    """Refuse images with a side of fewer pixels than a run needs, for example those of a patch.
+
+    Raises:
+        DataFault: naming the section, how many images are too small and the smallest of them.
+    """
+    for section, some in shapes.items():
+        small = [tuple(shape) for shape in some if min(shape) < least]
+        if small:
+            found = f"{len(small)} of {len(some)} images are smaller, the smallest has {min(small, key=min)} pixels"
+            raise fault(file, section, found=found, expected=f"{least} px or more on each side")
+
+
 def check_memory(file: str | Path, needed_bytes: float) -> None:
     """Refuse to start where the machine has less free memory than a data set's cache needs.
 

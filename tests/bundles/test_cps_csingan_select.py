@@ -178,6 +178,7 @@ def test_share_of_the_pixels_of_each_set(name):
         ({"feature_weights": "none.pth"}, ["none.pth", "no such file"]),
         ({"features": "textures"}, ["features: found 'textures'"]),
         ({"features": "stain_texture", "mode": "dense"}, ["mode: found 'dense'"]),
+        ({"features": "stain_texture", "patch_px": 400}, ["images are smaller", "400 px or more"]),
         ({"features": "stain_texture", "datalist": "none.json"}, ["none.json", "cannot be opened"]),
     ],
 )

@@ -159,6 +159,14 @@ def test_fewer_cases_than_processes(data):
         check_or_exit(data.folder / "list.json", data.folder, needs=data.needs, fewest=2)
 
 
+def test_images_smaller_than_a_patch(data):
+    (data.folder / "list.json").write_text(json.dumps(data.content))
+    least = min(min(row.shapes[0]) for row in check_or_exit(data.folder / "list.json", data.folder, needs=data.needs))
+    check_or_exit(data.folder / "list.json", data.folder, needs=data.needs, smallest_px=least)
+    with pytest.raises(SystemExit, match=rf"1 of 1 images are smaller, .* expected {least + 1} px or more on each"):
+        check_or_exit(data.folder / "list.json", data.folder, needs=data.needs, smallest_px=least + 1)
+
+
 def test_a_bundle_exits_with_the_sentence(data):
     (data.folder / "list.json").write_text(json.dumps(data.content))
     assert len(check_or_exit(data.folder / "list.json", data.folder, needs=data.needs)) == 2
