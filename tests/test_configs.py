@@ -83,7 +83,7 @@ def base_of(path: Path) -> dict[str, Any]:
         return read(configs / "inference.json") | read(configs / "train.json")
     if path.stem in OF_STAGE:
         return read(configs / f"{OF_STAGE[path.stem]}.json")
-    if path.stem == "smoke" or path.parent.name == "datasets":
+    if path.stem in ("smoke", "demo") or path.parent.name == "datasets":
         return stages_of(configs.parent)
     second = configs / "train_scm.json"
     return read(configs / "train.json") | (read(second) if STAGE_TWO.fullmatch(path.stem) and second.exists() else {})
