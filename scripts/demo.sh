@@ -42,7 +42,7 @@ mmt_psm)
     cd bundles/mmt_psm
     step "four labelled smears and 36 without masks: a detector and its teacher" training "train small demo"
     step "evaluation on the test phantoms" evaluating "train small demo evaluate"
-    step "inference" inference "inference small"
+    step "inference" inference "inference small demo"
     ;;
 cps_csingan)
     cd bundles/cps_csingan

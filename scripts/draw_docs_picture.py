@@ -33,8 +33,8 @@ from monai_ext.transforms.seeds import clicks_per_object
 
 ROOT = Path(__file__).resolve().parents[1]
 BLUE, ORANGE = "#0072B2", "#E69F00"
-SMALL = ("mmt_psm", "cps_csingan")
-"""Bundles whose demo has phantoms of its own."""
+PHANTOMS = {"mmt_psm": "phantom_demo", "cps_csingan": "phantom_small"}
+"""Folder of the demo's phantoms where it is another than the bundle's own."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--case", type=int, default=0, help="number of the test case")
     options = parser.parse_args(arguments)
     bundle = ROOT / "bundles" / options.bundle
-    phantoms = bundle / "output" / ("phantom_small" if options.bundle in SMALL else "phantom")
+    phantoms = bundle / "output" / PHANTOMS.get(options.bundle, "phantom")
     entry = load_datalist(phantoms / "datalist.json", phantoms, "test")[options.case]
     figure = DRAWINGS[options.bundle](entry, bundle / "output/inference/images")
     figure.tight_layout()
