@@ -14,7 +14,7 @@ import numpy as np
 from monai.data import MetaTensor
 from tqdm import tqdm
 
-from monai_ext.data import faults
+from monai_ext.data import coco_faults, faults, point_faults, run_faults
 from monai_ext.data.datalist import PATH_KEYS, entries_of, labels_of, located, read_datalist, resolve, sections_of
 from monai_ext.data.errors import DataFault, fault
 from monai_ext.data.summary import SectionSummary, format_table
@@ -117,9 +117,9 @@ def check_or_exit(
     try:
         rows = check_datalist(datalist, dataset_dir, needs=needs, classes=classes)
         voxels = sum(math.prod(shape) for row in rows for shape in row.shapes)
-        faults.check_counts(datalist, {row.section: row.entries for row in rows}, fewest)
-        faults.check_smallest(datalist, {row.section: row.shapes for row in rows}, smallest_px)
-        faults.check_memory(datalist, cache_rate * voxels * _BYTES_PER_VOXEL)
+        run_faults.check_counts(datalist, {row.section: row.entries for row in rows}, fewest)
+        run_faults.check_smallest(datalist, {row.section: row.shapes for row in rows}, smallest_px)
+        run_faults.check_memory(datalist, cache_rate * voxels * _BYTES_PER_VOXEL)
     except DataFault as error:
         raise SystemExit(str(error)) from None
     return rows
@@ -189,7 +189,7 @@ def _check_entry(entry: Mapping[str, Any], names: Mapping[int, str], sizes: Size
     if "label" in entry:
         _check_label(entry["label"], image, names, row)
     if "points" in entry:
-        row.points.append(faults.check_points(entry["points"], image))
+        row.points.append(point_faults.check_points(entry["points"], image))
 
 
 def _check_label(file: str, image: MetaTensor, names: Mapping[int, str], row: SectionSummary) -> None:
@@ -223,7 +223,7 @@ def _check_annotations(
         return
     file = resolve(datalist, dataset_dir, content["annotations"], key="annotations")
     faults.check_exists(file, key="annotations")
-    counts = faults.check_coco(file, sizes, set(labels_of(datalist)) - {0} if "labels" in content else ())
+    counts = coco_faults.check_coco(file, sizes, set(labels_of(datalist)) - {0} if "labels" in content else ())
     bare = {Path(name).name: count for name, count in counts.items()}
     for row in rows:
         if needs is not None and row.section not in needy:

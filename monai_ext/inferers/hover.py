@@ -22,8 +22,6 @@ from monai.utils.enums import HoVerNetBranch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monai_ext.functional.mirror import mirrored_places
-
 SOBEL_PX = 21
 """Side of the kernel in HoVer-Net's released code; MONAI's default is 5."""
 
@@ -86,9 +84,10 @@ class HoVerLabelMapInferer(Inferer):
         """
         wider, sides = images, [max(side, self.answer_px) for side in images.shape[2:]]
         for axis, side in zip((2, 3), sides, strict=True):
-            after = self.margin_px + side - images.shape[axis]
-            places = mirrored_places(images.shape[axis], before=self.margin_px, after=after)
-            wider = wider.index_select(axis, places.to(images.device))
+            own = images.shape[axis]
+            # Torch mirrors no more than there is; an index stays on the device.
+            places = np.pad(np.arange(own), (self.margin_px, self.margin_px + side - own), mode="symmetric")
+            wider = wider.index_select(axis, torch.from_numpy(places).to(images.device))
         seen: Any = self.slide(wider, network)
         first, second = (slice(self.margin_px, self.margin_px + side) for side in sides)
         return {name: answer[:, :, first, second].float().cpu() for name, answer in seen.items()}

@@ -3,7 +3,7 @@
 
 from monai_ext.transforms.cells import LocationsFromInstancesd, PointsToLocationsd, RescaleToCelld
 from monai_ext.transforms.colour import ThreeChannelsd, ToRGBd
-from monai_ext.transforms.hover import HoVerTargetd, MirrorPadd
+from monai_ext.transforms.hover import HoVerTargetd
 from monai_ext.transforms.instances import LabelMapToMasksd, MasksToTargetd
 from monai_ext.transforms.seeds import ExpandSeedsd, ValidRegiond
 from monai_ext.transforms.strong import StrongPhotometricd
@@ -14,7 +14,6 @@ __all__ = [
     "LabelMapToMasksd",
     "LocationsFromInstancesd",
     "MasksToTargetd",
-    "MirrorPadd",
     "PointsToLocationsd",
     "RescaleToCelld",
     "StrongPhotometricd",

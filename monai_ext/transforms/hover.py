@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Patches and label maps as HoVer-Net learns from them."""
+"""What HoVer-Net should answer for a label map."""
 
 from __future__ import annotations
 
@@ -12,38 +12,6 @@ from monai.config import KeysCollection
 from monai.transforms import ComputeHoVerMaps, MapTransform
 from monai.utils.enums import HoVerNetBranch
 from skimage.measure import label as connected_pieces
-
-from monai_ext.functional.mirror import mirrored_places
-
-
-class MirrorPadd(MapTransform):
-    """Make pictures and label maps (C, X, Y) larger by what mirrors on their borders show.
-
-    A network that answers for the middle of what it sees can so be asked about each pixel. Label maps are mirrored too,
-    so that each pixel has the label of what the picture shows there; numbers come up several times.
-
-    Args:
-        keys: arrays of one size.
-        border_px: added on each side.
-        fill_px: where that is not enough for this length, more is added, on both sides alike.
-    """
-
-    def __init__(
-        self, keys: KeysCollection, *, border_px: int, fill_px: int = 0, allow_missing_keys: bool = False
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.border_px, self.fill_px = border_px, fill_px
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """A shallow copy of ``data`` with larger arrays."""
-        out = dict(data)
-        for key in self.key_iterator(out):
-            for axis in (1, 2):
-                side = out[key].shape[axis]
-                more = max(self.fill_px - side - 2 * self.border_px, 0)
-                before, after = self.border_px + more // 2, self.border_px + more - more // 2
-                out[key] = out[key].index_select(axis, mirrored_places(side, before=before, after=after))
-        return out
 
 
 class HoVerTargetd(MapTransform):

@@ -10,14 +10,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Events
 from monai.bundle import ConfigParser
 from monai.networks.nets import HoVerNet
 from monai.transforms import SobelGradients
 from PIL import Image
 
 from tests.bundles.conftest import CSinGANBundle
-from tests.bundles.test_resume import assert_equal, assert_tables_agree, checkpoint
+from tests.bundles.test_resume import assert_equal, assert_tables_agree, checkpoint, run_interrupted
 
 pytestmark = pytest.mark.slow
 
@@ -77,19 +76,10 @@ def test_evaluation_and_inference_take_the_same_overlay(trained, tmp_path):
 
 
 def test_a_run_interrupted_in_a_round_ends_as_an_unbroken_one(make_hover, tmp_path):
-    def stop(_):
-        raise KeyboardInterrupt
-
     settings = {"round_epochs": 2, "epoch_iterations": 1, "batch_size": 2, "patches_dir": str(tmp_path / "patches")}
     broken, unbroken = (make_hover(tmp_path / name) for name in ("broken", "unbroken"))
     unbroken.run(*TRAIN, **settings)
-    workflow = broken.workflow(*TRAIN, **settings)
-    workflow.initialize()
-    workflow.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=4), stop)
-    with pytest.raises(KeyboardInterrupt):
-        workflow.run()
-    assert checkpoint(broken.root / "models")["epoch"] == 3
-    broken.run(*TRAIN, **settings, resume=True)
+    run_interrupted(broken, *TRAIN, iteration=4, models="models", epoch=3, **settings)
     first, second = (checkpoint(bundle.root / "models") for bundle in (broken, unbroken))
     assert len(first["rounds"]["rows"]) == 2
     assert_equal(first, second)

@@ -11,14 +11,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Events
 from monai.bundle import ConfigParser
 from PIL import Image
 
 from monai_ext.bundle import load_weights
 from monai_ext.data import load_datalist
 from monai_ext.data.patch_folder import read_selection
-from tests.bundles.test_resume import assert_equal, assert_tables_agree, checkpoint
+from tests.bundles.test_resume import assert_equal, assert_tables_agree, checkpoint, run_interrupted
 
 pytestmark = pytest.mark.slow
 
@@ -179,21 +178,11 @@ def test_without_validation_the_last_epoch_ships(with_patches):
 @pytest.mark.parametrize("restart", [True, False])
 def test_a_run_interrupted_in_a_round_ends_as_an_unbroken_one(with_patches, tmp_path, make_cps_csingan, restart):
     """Stopped in the round with pseudo labels, which are read from the disk again."""
-
-    def stop(_):
-        raise KeyboardInterrupt
-
     settings = {"round_epochs": 2, "epoch_iterations": 1, "restart": restart}
     unbroken = make_cps_csingan(tmp_path / "unbroken")
     shutil.copytree(with_patches.root / "output", unbroken.root / "output")
     unbroken.run("train", "smoke", **settings)
-    workflow = with_patches.workflow("train", "smoke", **settings)
-    workflow.initialize()
-    workflow.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=4), stop)
-    with pytest.raises(KeyboardInterrupt):
-        workflow.run()
-    assert checkpoint(with_patches.root / "models")["epoch"] == 3
-    with_patches.run("train", "smoke", **settings, resume=True)
+    run_interrupted(with_patches, "train", "smoke", iteration=4, models="models", epoch=3, **settings)
     first, second = (checkpoint(stage.root / "models") for stage in (with_patches, unbroken))
     assert {"student", "optimizer", "rounds", "epoch", "best"} <= first.keys()
     assert len(first["rounds"]["rows"]) == 2

@@ -46,6 +46,21 @@ def assert_tables_agree(first, second):
             assert row[key] == other[key], key
 
 
+def run_interrupted(bundle, *names, iteration, models, epoch, **settings):
+    """Stops in an iteration, of which the last whole epoch is kept, and goes on to the end."""
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    workflow = bundle.workflow(*names, **settings)
+    workflow.initialize()
+    workflow.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=iteration), stop)
+    with pytest.raises(KeyboardInterrupt):
+        workflow.run()
+    assert checkpoint(bundle.root / models)["epoch"] == epoch
+    bundle.run(*names, **settings, resume=True)
+
+
 def wait_for_epoch(process, folder, epoch, limit_s=120):
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline and process.poll() is None:
@@ -82,10 +97,6 @@ def test_killed_training_is_resumed(command_line, tmp_path, make, request):
 @pytest.mark.parametrize("refresh_best", [False, True])
 def test_interrupted_stage_two_is_resumed(stage_one, tmp_path, refresh_best, make_bundle):
     """Stopped in epoch 3, after the second renewal of the teachers; the best epoch is always the first."""
-
-    def stop(_):
-        raise KeyboardInterrupt
-
     settings = {"max_epochs": 4, "refresh_epochs": 1, "refresh_best": refresh_best}
     settings["validate#evaluator#metric_cmp_fn"] = "$lambda _, best: best < 0"
     names = ("train", "smoke", "train_scm")
@@ -93,13 +104,7 @@ def test_interrupted_stage_two_is_resumed(stage_one, tmp_path, refresh_best, mak
     for stage in (unbroken, broken):
         shutil.copytree(stage_one.root / "models", stage.root / "models")
     unbroken.run(*names, **settings)
-    workflow = broken.workflow(*names, **settings)
-    workflow.initialize()
-    workflow.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=5), stop)
-    with pytest.raises(KeyboardInterrupt):
-        workflow.run()
-    assert checkpoint(broken.root / "models/scm")["epoch"] == 2
-    broken.run(*names, **settings, resume=True)
+    run_interrupted(broken, *names, iteration=5, models="models/scm", epoch=2, **settings)
     first, second = (checkpoint(stage.root / "models/scm") for stage in (broken, unbroken))
     assert {"primary", "auxiliary", "teachers", "optimizer", "lr_scheduler", "epoch", "best"} <= first.keys()
     assert first["best"]["epoch"] == 1

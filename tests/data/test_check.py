@@ -144,7 +144,7 @@ def test_a_cache_that_does_not_fit_into_memory(data, monkeypatch, free_gib, stop
     datalist = data.folder / "list.json"
     datalist.write_text(json.dumps(data.content))
     free = None if free_gib is None else int(free_gib * 2**30)
-    monkeypatch.setattr("monai_ext.data.faults.free_memory_bytes", lambda: free)
+    monkeypatch.setattr("monai_ext.data.run_faults.free_memory_bytes", lambda: free)
     assert check_or_exit(datalist, data.folder, needs=data.needs, cache_rate=0.0)
     if stops:
         with pytest.raises(SystemExit, match=r"\(cache_rate\): its volumes need .* GiB of memory when cached"):

@@ -14,8 +14,8 @@ from pycocotools.coco import COCO
 from scipy.ndimage import gaussian_filter, label
 
 from monai_ext.data.coco import CocoReader, CocoWriter, run_lengths
+from monai_ext.data.coco_faults import check_coco
 from monai_ext.data.errors import DataFault
-from monai_ext.data.faults import check_coco
 from monai_ext.functional.outlines import cutouts_of_labels, cutouts_of_masks
 
 SHAPE = (23, 31)

@@ -44,11 +44,15 @@ def test_table_means_over_cases_and_seeds_and_takes_pooled_metrics_as_they_are(c
 
 
 def test_a_finished_row_is_not_run_again(compare, tmp_path, monkeypatch):
-    monkeypatch.setattr(compare, "_bundle_run", lambda *_: pytest.fail("ran again"))
+    calls = []
+    monkeypatch.setattr(compare, "_bundle_run", lambda *arguments: calls.append(arguments))
     folder = compare.folder_of("c", 0, tmp_path)
     folder.mkdir(parents=True)
     (folder / "result.json").write_text("{}")
     compare.run_row({"rows": {"c": {}}}, "c", 0, options=argparse.Namespace(out=tmp_path))
+    assert calls == []
+    assert [path.name for path in folder.iterdir()] == ["result.json"]
+    assert (folder / "result.json").read_text() == "{}"
 
 
 STAGED = {
