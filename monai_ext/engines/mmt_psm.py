@@ -29,8 +29,8 @@ class MMTPSMStep(TrainStep):
 
     The terms are the detector's own, ``rpn_objectness``, ``rpn_box``, ``class``, ``box``, ``mask`` and, of a detector
     with it, ``duplicate``, on labelled images, and on unlabelled ones ``psm`` (Eq. 1 to 3) and ``mgd`` (Eq. 4). The
-    teacher's proposals in its first view are what both networks are asked about in all views; its instances there say
-    where the features count.
+    teacher's proposals in its first view are what it is asked about in all of its own; the student is asked about those
+    of them that are mined. The teacher's instances in that view say where the features count.
 
     The batch holds ``image`` (B, 3, H, W), ``target`` (a list of B targets), and K views ``teacher_0``, ... and L views
     ``student_0``, ... of the unlabelled images, (U, 3, H, W), none of them mirrored yet.
@@ -39,6 +39,7 @@ class MMTPSMStep(TrainStep):
         student: the network that learns, possibly wrapped.
         teacher: its average, moved by :class:`~monai_ext.handlers.MeanTeacher`; None without ``psm`` and ``mgd``.
         losses: ``psm`` of (logits, teacher's logits), ``mgd`` of (features, teacher's features, masks).
+        mine: of the teacher's logits (K, R, C), which proposals ``psm`` learns from, bool (R,); None is all.
         weights: by term; 0 removes a term.
         ramps: lambda, for the two terms.
         start_iteration: iterations on labelled images alone; nothing else is computed before.
@@ -57,6 +58,7 @@ class MMTPSMStep(TrainStep):
         student: nn.Module,
         teacher: DetectorTraining | None,
         losses: Mapping[str, Loss],
+        mine: Callable[[Tensor], Tensor] | None = None,
         weights: Mapping[str, float],
         ramps: Mapping[str, Ramp] | None = None,
         start_iteration: int = 1000,
@@ -73,6 +75,7 @@ class MMTPSMStep(TrainStep):
             raise ValueError(f"{' and '.join(self.distilled)}: found no teacher, expected one for these terms.")
         self.teacher = teacher
         self.losses = dict(losses)
+        self.mine = mine
         self.start_iteration = start_iteration
         self.mirror = mirror
         self.region = region
@@ -85,14 +88,25 @@ class MMTPSMStep(TrainStep):
             silent = {name: torch.zeros((), device=image.device) for name in self.distilled}
             return self.wanted(found) | silent
         taught, boxes, masks = self._teach(views_of(batch, "teacher"))
+        boxes, logits = self._mined(boxes, taught.logits)
         views, mirrored = views_of(batch, "student"), self._mirrored(len(views_of(batch, "student")))
         found, answers = student(image, targets, _mirror(views, mirrored), mirrored, boxes)
         terms = self.wanted(found)
         if self.wants("psm"):
-            terms["psm"] = self.losses["psm"](answers.logits, taught.logits)
+            terms["psm"] = self.losses["psm"](answers.logits, logits)
         if self.wants("mgd"):
             terms["mgd"] = self.losses["mgd"](answers.adapted, taught.adapted, masks)
         return terms
+
+    def _mined(self, boxes: list[Tensor], logits: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The boxes (R_u, 4) that the student is asked about, and the teacher's logits (K, R, C) of them."""
+        if not self.wants("psm"):
+            return [some[:0] for some in boxes], logits[:, :0]
+        if self.mine is None:
+            return boxes, logits
+        kept = self.mine(logits)
+        shares = kept.split([len(some) for some in boxes])
+        return [some[share] for some, share in zip(boxes, shares, strict=True)], logits[:, kept]
 
     @torch.no_grad()
     def _teach(self, views: Tensor) -> tuple[Answers, list[Tensor], list[Tensor]]:

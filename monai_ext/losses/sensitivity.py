@@ -66,8 +66,18 @@ class SensitiveSampleLoss(nn.Module):
         mean = ensemble(teacher_logits, mean_of=self.mean_of)
         labels = mean.argmax(-1)
         weights = torch.where(labels == BACKGROUND, self.background_weight, 1.0).to(mean.dtype)
-        mined = torch.ones_like(labels, dtype=torch.bool)
-        if self.background_share is not None:
-            scores = sensitivity(teacher_logits, measure=self.measure)
-            mined = mine(labels, scores, share=self.background_share)
-        return sharpen(mean, temperature=self.temperature), weights, mined
+        return sharpen(mean, temperature=self.temperature), weights, self._mine(teacher_logits, labels)
+
+    @torch.no_grad()
+    def mined(self, teacher_logits: Tensor) -> Tensor:
+        """Samples that count, bool (R,): the loss is the same of these alone, so that no student need see the others.
+
+        Args:
+            teacher_logits: (K, R, C).
+        """
+        return self._mine(teacher_logits, ensemble(teacher_logits, mean_of=self.mean_of).argmax(-1))
+
+    def _mine(self, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+        if self.background_share is None:
+            return torch.ones_like(labels, dtype=torch.bool)
+        return mine(labels, sensitivity(teacher_logits, measure=self.measure), share=self.background_share)

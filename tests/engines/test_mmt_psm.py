@@ -33,12 +33,15 @@ def make_student(seed=0):
 def make_step(terms=ALL, *, seed=0, start_iteration=0, **kwargs):
     """A teacher that is no copy of its student, so that they disagree."""
     student, teacher = make_student(seed), make_student(seed + 1).requires_grad_(False).eval()
-    teacher.network.roi_heads.box_predictor.cls_score.bias.copy_(torch.tensor([0.0, 0.3, 0.2]))
+    classes = teacher.network.roi_heads.box_predictor.cls_score  # some proposals are cells, more are background
+    classes.weight.mul_(20)
+    classes.bias.copy_(torch.tensor([5.0, 0.0, 0.0]))
     losses = {"psm": SensitiveSampleLoss(), "mgd": MaskGuidedDistillationLoss()}
     return MMTPSMStep(
         student=student,
         teacher=teacher,
         losses=losses,
+        mine=losses["psm"].mined,
         weights=dict.fromkeys(terms, 1.0),
         start_iteration=start_iteration,
         **kwargs,
@@ -210,6 +213,25 @@ def test_no_proposal_and_no_object_give_finite_losses_with_a_graph(unlabeled, mo
     assert learns(step.students["student"].network.rpn)
 
 
+@pytest.mark.parametrize("mined", ["some", "all", "none"])
+def test_the_student_is_asked_about_mined_proposals_alone(mined):
+    """The teacher is asked about all; without ``psm`` the student is asked about none."""
+    step, seen = make_step(("mgd",) if mined == "none" else ("psm",)), {}
+    if mined == "all":
+        step.mine = None
+    asked = step.students["student"].answers
+    step.students["student"].answers = lambda levels, mirrored, boxes, size: (
+        seen.update(boxes=boxes) or asked(levels, mirrored, boxes, size)
+    )
+    batch = make_batch()
+    step.terms(batch)
+    taught, boxes, _ = step._teach(torch.stack([batch["teacher_0"], batch["teacher_1"]]))
+    kept = step.losses["psm"].mined(taught.logits)
+    assert 0 < kept.sum() < len(kept)
+    expected = {"some": torch.cat(boxes)[kept], "all": torch.cat(boxes), "none": torch.zeros(0, 4)}[mined]
+    torch.testing.assert_close(torch.cat(seen["boxes"]), expected)
+
+
 def test_training_lowers_the_loss():
     step, batch = make_step(), make_batch()
     student = step.students["student"]
@@ -239,6 +261,7 @@ def test_options_out_of_range():
 
 
 def test_equals_every_view_of_every_image_on_its_own():
+    """The reference asks the student about every proposal."""
     step, batch = make_step(), make_batch()
     torch.manual_seed(3)
     found = step.terms(batch)

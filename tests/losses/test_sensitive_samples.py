@@ -85,6 +85,16 @@ def test_the_options_differ():
     assert len({round(value, 6) for value in values}) >= len(OPTIONS) + 2  # the two measures may rank alike
 
 
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("background", [-40, 0, 1.5, 40])
+def test_of_mined_samples_alone_it_is_the_same(name, background):
+    student, teacher = case(background=background)
+    loss = SensitiveSampleLoss(**OPTIONS[name])
+    kept = loss.mined(teacher)
+    assert kept.equal(loss.targets(teacher)[2])
+    torch.testing.assert_close(loss(student[:, kept], teacher[:, kept]), loss(student, teacher))
+
+
 THREE = torch.tensor(
     [  # two views of a cell, of a background that is unsure (mean 0.8, 0.2) and of one that is not
         [[0.2, 0.8], [0.9, 0.1], [0.6, 0.4]],
