@@ -73,18 +73,27 @@ class ResumableCheckpoint:
         objects: what has a ``state_dict``: networks, optimisers, schedulers, teachers.
         resume: restore from ``path`` when the run starts; a missing file starts from the beginning.
         validator: the evaluator whose best score belongs to the run.
+        begin: another run's checkpoint, which a run begins with that has none of its own to resume from. Objects that
+            it does not hold stay as they are, and so does the best score.
 
     The gradient scaler is saved with the trainer that made it. Random states are not saved:
     :py:class:`monai_ext.handlers.Reseed` sets them from (seed, epoch).
     """
 
     def __init__(
-        self, path: str | Path, objects: Mapping[str, Any], *, resume: bool = False, validator: Engine | None = None
+        self,
+        path: str | Path,
+        objects: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        validator: Engine | None = None,
+        begin: str | Path | None = None,
     ) -> None:
         self.path = Path(path)
         self.objects = dict(objects)
         self.resume = resume
         self.validator = validator
+        self.begin = None if begin is None else Path(begin)
 
     def attach(self, engine: Engine) -> None:
         """Registers with a trainer."""
@@ -109,31 +118,36 @@ class ResumableCheckpoint:
         save_atomically(state, self.path)
 
     def restore(self, engine: Engine) -> None:
-        """Goes back to the last whole epoch.
+        """Goes back to the last whole epoch, or to that of the run to begin with.
 
         Raises:
             SystemExit: the checkpoint cannot be read or belongs to another run, or to a schedule of another length.
         """
-        if not self.resume or not self.path.exists():
+        own = self.resume and self.path.exists()
+        path = self.path if own else self.begin
+        if path is None:
             return
         try:
-            state = torch.load(self.path, map_location=getattr(engine.state, "device", "cpu"), weights_only=True)
+            state = torch.load(path, map_location=getattr(engine.state, "device", "cpu"), weights_only=True)
             for name, obj in self.objects.items():
+                if not own and name not in state:
+                    continue
                 target = unwrapped(obj)
                 _check_length(name, target, state[name])
                 target.load_state_dict(state[name])
         except Exception as error:
             reason = " ".join(str(error).split())  # torch lists differing keys in lines of their own
+            way_out = "move the file away or set resume to False" if own else "begin with another"
             raise SystemExit(
-                f"{self.path}: cannot resume from this checkpoint ({reason}); expected one that this configuration "
-                "wrote: move the file away or set resume to False."
+                f"{path}: cannot resume from this checkpoint ({reason}); expected one that this configuration "
+                f"wrote: {way_out}."
             ) from error
         scaler = getattr(engine, "scaler", None)
         if "scaler" in state and scaler is not None:
             scaler.load_state_dict(state["scaler"])
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["epoch"] * engine.state.epoch_length
-        if self.validator is not None and "best" in state:
+        if own and self.validator is not None and "best" in state:
             vars(self.validator.state).update(
                 best_metric=state["best"]["metric"], best_metric_epoch=state["best"]["epoch"]
             )

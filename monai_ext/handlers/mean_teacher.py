@@ -39,7 +39,7 @@ class MeanTeacher:
         warm_up: keep less at first, see :func:`~monai_ext.functional.ema.warmed_up_decay`; both updates of one
             iteration count as the same step.
         start: iterations before the teacher begins to move. With ``warm_up`` it is a copy of the students then
-            (MMT-PSM); until then it is one after every epoch, for the validation, and costs nothing else.
+            (MMT-PSM); until then it is one before and after every epoch, for the validation, and costs nothing else.
         buffers: the policy above.
 
     Raises:
@@ -79,7 +79,8 @@ class MeanTeacher:
         """Registers with a trainer."""
         engine.add_event_handler(Events.ITERATION_STARTED, self._set_mode)
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._copy_before_the_start)
+        for event in (Events.EPOCH_STARTED, Events.EPOCH_COMPLETED):  # a run may go on from one without a teacher
+            engine.add_event_handler(event, self._copy_before_the_start)
 
     def __call__(self, engine: Engine) -> None:
         self.update(engine.state.iteration - 1)
@@ -91,7 +92,7 @@ class MeanTeacher:
             self._move(warmed_up_decay(step - self.start, decay=self.decay) if self.warm_up else self.decay)
 
     def _copy_before_the_start(self, engine: Engine) -> None:
-        if engine.state.iteration <= self.start:
+        if 0 < engine.state.iteration <= self.start:
             with torch.no_grad():
                 self._move(0.0)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ignite.engine import Events
 from monai.bundle import ConfigParser
 
 from monai_ext.bundle import load_weights
@@ -102,18 +103,27 @@ def test_ablation_trains_the_terms_of_its_row(mmt_psm, name):
 
 
 def test_a_supervised_run_goes_on_with_unlabelled_images(mmt_psm):
-    """``from_supervised.json`` begins with that run's weights, and both networks learn from the first iteration on."""
+    """As it would have gone on by itself: weights, optimiser and epoch are that run's, the teacher is its copy."""
     mmt_psm.run("train", "smoke", "ablations/supervised_only", max_epochs=1)
-    kept = torch.load(mmt_psm.root / "models/model.pt", weights_only=True)
-    values = {"supervised_dir": str(mmt_psm.root / "models"), "ckpt_dir": str(mmt_psm.root / "more"), "max_epochs": 1}
-    values["network_def"] = mmt_psm.network | {"weights": "@coco_weights"}
-    workflow = mmt_psm.workflow("train", "smoke", "from_supervised", **values)
+    kept = torch.load(mmt_psm.root / "models/checkpoint.pt", weights_only=True)
+    values = {"supervised_dir": str(mmt_psm.root / "models"), "ckpt_dir": str(mmt_psm.root / "more"), "max_epochs": 2}
+    values |= {"start_iteration": 2, "teacher_start": 2, "output_dir": str(mmt_psm.root / "more")}
+    workflow = mmt_psm.workflow("train", "smoke", **values)
     workflow.initialize()
-    for role in ("student", "teacher"):
-        network = workflow.parser.get_parsed_content(role).network
-        assert all(torch.equal(value, kept[key]) for key, value in network.state_dict().items()), role
+    seen = {}
+
+    def look(engine):
+        for role in ("student", "teacher"):
+            network = workflow.parser.get_parsed_content(role)
+            seen[role] = all(torch.equal(value, kept["student"][key]) for key, value in network.state_dict().items())
+        seen["optimizer"] = any("momentum_buffer" in state for state in engine.optimizer.state.values())
+
+    workflow.trainer.add_event_handler(Events.ITERATION_STARTED(once=3), look)
     workflow.run()
-    (row,) = mmt_psm.metrics()
+    assert seen == {"student": True, "teacher": True, "optimizer": True}
+    with (mmt_psm.root / "more/metrics.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["epoch"] == "2"
     assert terms_of(row) == OWN | {"psm", "mgd"}
     assert float(row["weight/mgd"]) > 0
 

@@ -22,12 +22,12 @@ def counting_trainer(network, optimizer, checkpoint):
     return engine
 
 
-def make(path, *, resume=False, validator=None):
+def make(path, *, resume=False, validator=None, begin=None):
     network = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(network.weight)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     checkpoint = ResumableCheckpoint(
-        path, {"network": network, "optimizer": optimizer}, resume=resume, validator=validator
+        path, {"network": network, "optimizer": optimizer}, resume=resume, validator=validator, begin=begin
     )
     return network, counting_trainer(network, optimizer, checkpoint)
 
@@ -70,6 +70,28 @@ def test_best_score_is_restored(tmp_path):
     _, engine = make(tmp_path / "c.pt", resume=True, validator=fresh)
     engine.run([0], max_epochs=1)
     assert (fresh.state.best_metric, fresh.state.best_metric_epoch) == (0.75, 1)
+
+
+def test_another_runs_checkpoint_is_begun_with_until_there_is_an_own_one(tmp_path):
+    """What it lacks stays, its best score is not taken over, and its file is not written to."""
+    validator = Engine(lambda *_: None)
+    validator.state.best_metric, validator.state.best_metric_epoch = 0.75, 2
+    _, engine = make(tmp_path / "first.pt", validator=validator)
+    engine.run([0], max_epochs=2)
+    state = torch.load(tmp_path / "first.pt")
+    del state["optimizer"]
+    torch.save(state, tmp_path / "first.pt")
+    fresh = Engine(lambda *_: None)
+    for epochs, expected in ((3, 1 + 2 + 3), (4, 1 + 2 + 3 + 4)):
+        values = {"resume": True, "validator": fresh, "begin": tmp_path / "first.pt"}
+        network, engine = make(tmp_path / "own.pt", **values)
+        engine.run([0], max_epochs=epochs)
+        assert network.weight.item() == expected
+        assert not hasattr(fresh.state, "best_metric") or fresh.state.best_metric == -1
+    assert torch.load(tmp_path / "first.pt")["epoch"] == 2
+    _, engine = make(tmp_path / "third.pt", begin=tmp_path / "none.pt")
+    with pytest.raises(SystemExit, match=r"none\.pt: cannot resume .*begin with another\.$"):
+        engine.run([0], max_epochs=1)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint"])

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
 from monai_ext.handlers import MeanTeacher
@@ -60,6 +60,24 @@ def test_before_its_start_it_is_the_student_after_every_epoch():
     handler = MeanTeacher({"a": student}, start=5)
     assert run(handler, [student], iterations=3) == pytest.approx([-50, -50, -50])
     assert weight(handler.teacher) == 3
+
+
+def test_before_its_start_it_is_the_student_before_every_epoch():
+    """So a run that goes on from one without a teacher has it from the first iteration on."""
+    student = network(-50.0)
+    handler = MeanTeacher({"a": student}, start=2)
+    trainer = Engine(lambda engine, _: seen.append(weight(handler.teacher)))
+    trainer.register_events(*IterationEvents)
+    handler.attach(trainer)
+    seen = []
+
+    def go_on(engine):
+        engine.state.epoch, engine.state.iteration = 1, 2
+        torch.nn.init.constant_(student[0].weight, 7.0)
+
+    trainer.add_event_handler(Events.STARTED, go_on)
+    trainer.run([0] * 2, max_epochs=2)
+    assert seen == [7, 7]
 
 
 def test_without_warm_up():
