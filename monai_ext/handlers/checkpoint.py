@@ -121,7 +121,8 @@ class ResumableCheckpoint:
         """Goes back to the last whole epoch, or to that of the run to begin with.
 
         Raises:
-            SystemExit: the checkpoint cannot be read or belongs to another run, or to a schedule of another length.
+            SystemExit: the checkpoint cannot be read or belongs to another run, or to a schedule of another length, or
+                the run to begin with leaves no epoch to train.
         """
         own = self.resume and self.path.exists()
         path = self.path if own else self.begin
@@ -142,6 +143,8 @@ class ResumableCheckpoint:
                 f"{path}: cannot resume from this checkpoint ({reason}); expected one that this configuration "
                 f"wrote: {way_out}."
             ) from error
+        if not own and state["epoch"] >= engine.state.max_epochs:
+            raise SystemExit(f"{path}: this run had {state['epoch']} epochs; expected fewer than max_epochs here.")
         scaler = getattr(engine, "scaler", None)
         if "scaler" in state and scaler is not None:
             scaler.load_state_dict(state["scaler"])

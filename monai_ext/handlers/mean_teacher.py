@@ -39,7 +39,8 @@ class MeanTeacher:
         warm_up: keep less at first, see :func:`~monai_ext.functional.ema.warmed_up_decay`; both updates of one
             iteration count as the same step.
         start: iterations before the teacher begins to move. With ``warm_up`` it is a copy of the students then
-            (MMT-PSM); until then it is one before and after every epoch, for the validation, and costs nothing else.
+            (MMT-PSM); until then it is one after every epoch, for the validation, and costs nothing else. A run that
+            goes on from one without a teacher begins with a copy, whatever the iteration.
         buffers: the policy above.
 
     Raises:
@@ -73,14 +74,16 @@ class MeanTeacher:
         self.start = start
         self.buffers = buffers
         self.teacher = deepcopy(next(iter(self.students.values()))).requires_grad_(False)
+        self._untouched = True
+        """Neither moved nor restored: its weights are those that the student was made with."""
         self._set_mode()
 
     def attach(self, engine: Engine) -> None:
         """Registers with a trainer."""
         engine.add_event_handler(Events.ITERATION_STARTED, self._set_mode)
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
-        for event in (Events.EPOCH_STARTED, Events.EPOCH_COMPLETED):  # a run may go on from one without a teacher
-            engine.add_event_handler(event, self._copy_before_the_start)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin_as_a_copy)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._copy_before_the_start)
 
     def __call__(self, engine: Engine) -> None:
         self.update(engine.state.iteration - 1)
@@ -91,12 +94,18 @@ class MeanTeacher:
         if step >= self.start:
             self._move(warmed_up_decay(step - self.start, decay=self.decay) if self.warm_up else self.decay)
 
+    def _begin_as_a_copy(self, engine: Engine) -> None:
+        if self._untouched and engine.state.iteration > 0:
+            with torch.no_grad():
+                self._move(0.0)
+
     def _copy_before_the_start(self, engine: Engine) -> None:
-        if 0 < engine.state.iteration <= self.start:
+        if engine.state.iteration <= self.start:
             with torch.no_grad():
                 self._move(0.0)
 
     def _move(self, decay: float) -> None:
+        self._untouched = False
         students, weights = list(self.students.values()), [self.weights[name] for name in self.students]
         average_(
             list(self.teacher.parameters()),
@@ -119,6 +128,7 @@ class MeanTeacher:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what :py:meth:`state_dict` returned."""
         self.teacher.load_state_dict(state)
+        self._untouched = False
 
     def _set_mode(self) -> None:
         """Validation puts the network it looks at into evaluation mode; this puts it back."""

@@ -66,7 +66,7 @@ class SensitiveSampleLoss(nn.Module):
         mean = ensemble(teacher_logits, mean_of=self.mean_of)
         labels = mean.argmax(-1)
         weights = torch.where(labels == BACKGROUND, self.background_weight, 1.0).to(mean.dtype)
-        return sharpen(mean, temperature=self.temperature), weights, self._mine(teacher_logits, labels)
+        return sharpen(mean, temperature=self.temperature), weights, self.mined(teacher_logits)
 
     @torch.no_grad()
     def mined(self, teacher_logits: Tensor) -> Tensor:
@@ -75,9 +75,7 @@ class SensitiveSampleLoss(nn.Module):
         Args:
             teacher_logits: (K, R, C).
         """
-        return self._mine(teacher_logits, ensemble(teacher_logits, mean_of=self.mean_of).argmax(-1))
-
-    def _mine(self, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+        labels = ensemble(teacher_logits, mean_of=self.mean_of).argmax(-1)
         if self.background_share is None:
             return torch.ones_like(labels, dtype=torch.bool)
         return mine(labels, sensitivity(teacher_logits, measure=self.measure), share=self.background_share)

@@ -89,6 +89,9 @@ def test_another_runs_checkpoint_is_begun_with_until_there_is_an_own_one(tmp_pat
         assert network.weight.item() == expected
         assert not hasattr(fresh.state, "best_metric") or fresh.state.best_metric == -1
     assert torch.load(tmp_path / "first.pt")["epoch"] == 2
+    _, engine = make(tmp_path / "second.pt", begin=tmp_path / "first.pt")
+    with pytest.raises(SystemExit, match=r"first\.pt: this run had 2 epochs; expected fewer than max_epochs"):
+        engine.run([0], max_epochs=2)
     _, engine = make(tmp_path / "third.pt", begin=tmp_path / "none.pt")
     with pytest.raises(SystemExit, match=r"none\.pt: cannot resume .*begin with another\.$"):
         engine.run([0], max_epochs=1)

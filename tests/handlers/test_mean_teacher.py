@@ -62,22 +62,26 @@ def test_before_its_start_it_is_the_student_after_every_epoch():
     assert weight(handler.teacher) == 3
 
 
-def test_before_its_start_it_is_the_student_before_every_epoch():
-    """So a run that goes on from one without a teacher has it from the first iteration on."""
-    student = network(-50.0)
-    handler = MeanTeacher({"a": student}, start=2)
-    trainer = Engine(lambda engine, _: seen.append(weight(handler.teacher)))
-    trainer.register_events(*IterationEvents)
-    handler.attach(trainer)
-    seen = []
+@pytest.mark.parametrize("start", [0, 1, 2, 5])
+def test_a_run_that_goes_on_from_one_without_a_teacher_begins_with_a_copy(start):
+    """Before, at and after the iteration that the teacher would have started at; a restored one stays."""
+    for restored in (False, True):
+        student = network(-50.0)
+        handler = MeanTeacher({"a": student}, start=start)
+        seen = []
+        trainer = Engine(lambda engine, _, teacher=handler.teacher, seen=seen: seen.append(weight(teacher)))
+        trainer.register_events(*IterationEvents)
+        handler.attach(trainer)
 
-    def go_on(engine):
-        engine.state.epoch, engine.state.iteration = 1, 2
-        torch.nn.init.constant_(student[0].weight, 7.0)
+        def go_on(engine, student=student, handler=handler, restored=restored):
+            engine.state.epoch, engine.state.iteration = 1, 2
+            torch.nn.init.constant_(student[0].weight, 7.0)
+            if restored:
+                handler.load_state_dict(network(3.0).state_dict())
 
-    trainer.add_event_handler(Events.STARTED, go_on)
-    trainer.run([0] * 2, max_epochs=2)
-    assert seen == [7, 7]
+        trainer.add_event_handler(Events.STARTED, go_on)
+        trainer.run([0] * 2, max_epochs=2)
+        assert seen == [3, 3] if restored else seen == [7, 7]
 
 
 def test_without_warm_up():
