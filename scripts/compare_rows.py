@@ -5,7 +5,7 @@
 
 A row that is finished is not run again, so an interrupted comparison goes on where it stopped. The JSON file names the
 bundle, the configuration files that all rows and each row overlay (``configs``), those that only training puts after
-them (``training_configs``), the values they set (``values``), the finished row whose weights a row starts from
+them (``training_configs``), the values they set (``values``), the finished row whose weights they start from
 (``after``: configuration key to row), and the columns (``metrics``: name to title and digits; a metric is the mean over
 the test cases, or of all of them together where the evaluation's ``report.json`` lists it as pooled).
 
@@ -45,13 +45,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of each run")
     parser.add_argument("--rows", nargs="+", help="only these rows (and what the table file lists before them is kept)")
     options = parser.parse_args(arguments)
-    table = json.loads(options.table.read_text(encoding="utf8"))
+    table = read_table(options.table)
     wanted = [name for name in table["rows"] if options.rows is None or name in options.rows]
     with ThreadPoolExecutor(options.processes) as pool:
         for wave in waves_of(table, wanted):
             jobs = [(name, seed) for seed in options.seeds for name in wave]
             list(pool.map(lambda job: run_one(table, *job, options=options), jobs))
     write_table(table, options)
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The JSON file of a comparison; what all rows start from (its own ``after``) is then said in each row."""
+    table = json.loads(path.read_text(encoding="utf8"))
+    common = table.pop("after", {})
+    table["rows"] = {name: row | {"after": common | row.get("after", {})} for name, row in table["rows"].items()}
+    return table
 
 
 def waves_of(table: dict[str, Any], wanted: Sequence[str]) -> list[list[str]]:

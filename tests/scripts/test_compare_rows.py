@@ -43,6 +43,20 @@ def test_table_means_over_cases_and_seeds_and_takes_pooled_metrics_as_they_are(c
     assert summary["a b"]["val_mean_dice"] == pytest.approx([0.3, 0.5])
 
 
+def test_what_all_rows_start_from_is_said_once(compare, tmp_path):
+    after = {"coco_weights": ["phantoms", "models/model.pt"]}
+    rows = {"a": {"after": {"patches_dir": "x"}}, "b": {"values": {"n": 1}}, "c": {"after": {"coco_weights": "a"}}}
+    stages = {"phantoms": {"run": "training"}}
+    (tmp_path / "table.json").write_text(json.dumps({"after": after, "stages": stages, "rows": rows}))
+    table = compare.read_table(tmp_path / "table.json")
+    assert table["rows"] == {
+        "a": {"after": {**after, "patches_dir": "x"}},
+        "b": {"values": {"n": 1}, "after": after},
+        "c": {"after": {"coco_weights": "a"}},
+    }
+    assert table["stages"] == stages
+
+
 def test_a_finished_row_is_not_run_again(compare, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(compare, "_bundle_run", lambda *arguments: calls.append(arguments))
