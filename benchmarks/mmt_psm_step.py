@@ -11,10 +11,9 @@ from typing import Any
 from benchmarks.memory import peak_mb
 
 BATCH, SIZE, CELLS = 2, 512, 8
-FOREGROUND = {"every": 0.6}
-"""By kind, which share of the proposals the untrained network takes for cells, and so mines twice as many or all."""
-USUAL = 0.1
-"""Of other kinds. After training ``small.json`` on phantoms it is 2 to 4 % of 2000 proposals."""
+USUAL, MOST = 0.1, 0.6
+"""Which share of the proposals the untrained network takes for cells. Twice as many are mined, or all. After training
+``small.json`` on phantoms it is 2 to 4 % of 2000 proposals."""
 ROUNDS = 2
 
 
@@ -70,7 +69,7 @@ def _iterations(kind: str) -> Callable[[], None]:
     names = ("image", "teacher_0", "teacher_1", "student_0")
     batch = {name: torch.randn(BATCH, 3, SIZE, SIZE) for name in names} | {"target": [_target() for _ in range(BATCH)]}
     student = DetectorTraining(CellMaskRCNN(norm="group"))
-    _set_foreground(student.network, batch["teacher_0"], share=FOREGROUND.get(kind, USUAL))
+    _set_foreground(student.network, batch["teacher_0"], share=MOST if kind == "every" else USUAL)
     terms = ["rpn_objectness", "rpn_box", "class", "box", "mask"] + ["psm", "mgd"] * (kind != "supervised")
     mean_teacher = MeanTeacher({"student": student}, buffers="copy", start=10**6 if kind == "before" else 0)
     step = (Apart if kind == "apart" else MMTPSMStep)(
