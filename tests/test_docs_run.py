@@ -186,7 +186,7 @@ def fields(folder: Path) -> None:
 
 def histology(folder: Path) -> None:
     """The Data Science Bowl's files: one picture under all the names that the committed split gives."""
-    image, mask = membrane_tile(32, rng=np.random.default_rng(0))
+    image, mask = membrane_tile(64, rng=np.random.default_rng(0))
     split = json.loads((ROOT / "scripts/splits/dsb2018_histology.json").read_text(encoding="utf8"))
     for kind, pixels in (("images", image), ("labels", mask.astype(np.uint16))):
         (folder / kind).mkdir(parents=True)
