@@ -7,9 +7,9 @@ III-A, Eq. 1 and Algorithm 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,6 +35,8 @@ class Windows(NamedTuple):
     """(N,) number of its image."""
     off_centre_px: Floats
     """(N,) distance of its centre from its image's."""
+    exact: Callable[[Ints], tuple[NDArray[np.floating], NDArray[np.floating]]] | None = None
+    """Of approximate features: takes numbers of n windows to the exact ``features`` (n, D), ``regions`` (n, 4, D)."""
 
 
 class Selection(NamedTuple):
@@ -47,9 +49,27 @@ class Selection(NamedTuple):
     terms: Floats | None = None
     """(N, 3) the three terms of Eq. 1, unweighted."""
     costs: Floats | None = None
-    """(N,) their weighted sum; infinite where a window was no candidate."""
+    """(N,) their weighted sum; infinite where a window was no candidate or not in the short list."""
     features: NDArray[np.floating] | None = None
     """(N, D) as they were compared."""
+
+
+def join_windows(found: Sequence[Mapping[str, Any]]) -> Windows:
+    """The windows of several images, from what :class:`~monai_ext.inferers.WindowFeatureInferer` says of each."""
+    features, regions, off_centre, corners = (
+        np.concatenate([one[key] for one in found]) for key in ("features", "regions", "off_centre_px", "corners")
+    )
+    image = np.repeat(np.arange(len(found)), [len(one["corners"]) for one in found])
+
+    def exact(windows: Ints) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        own = np.empty((len(windows), *features.shape[1:]), features.dtype)
+        quarters = np.empty((len(windows), *regions.shape[1:]), regions.dtype)
+        for number in np.unique(image[windows]):
+            on_it = image[windows] == number
+            own[on_it], quarters[on_it] = found[number]["exact"](corners[windows[on_it]])
+        return own, quarters
+
+    return Windows(features, regions, image, off_centre, exact if all("exact" in one for one in found) else None)
 
 
 def select_patches(
@@ -61,6 +81,8 @@ def select_patches(
     candidates: Candidates = "all",
     scale: bool = False,
     seeds: Sequence[int] = (42, 500),
+    cheapest: int = 16,
+    spread: int = 64,
 ) -> Selection:
     r"""One window of each of K1 clusters of windows, the one of least cost (Algorithm 1).
 
@@ -71,6 +93,10 @@ def select_patches(
     largest of these fine clusters, the first of equal ones. k-means is scikit-learn's, with the options and seeds of
     the released code. A cluster of fewer sub-regions than ``fine_clusters`` has as many as there are.
 
+    Approximate features, which the paper does not have, make the clusters and of each a short list: its ``cheapest``
+    windows, and ``spread`` evenly from the cheapest to the dearest. The exact features of the latter give C(x) and c(x)
+    anew, and the window of the short list that costs least by exact features is picked.
+
     Args:
         windows: with features.
         clusters: K1, the number of windows to pick.
@@ -80,9 +106,11 @@ def select_patches(
             cluster with a sub-region, as the released code does.
         scale: give all features the same spread first, for those in units of their own.
         seeds: of the coarse and of each fine k-means.
+        cheapest, spread: of approximate windows, the length of each short list; with 0 ``cheapest`` there is none and
+            the approximation decides.
 
     Raises:
-        ValueError: shapes that do not fit, fewer different windows than clusters, or an unknown option.
+        ValueError: shapes that do not fit, fewer different windows than clusters, or an option out of range.
     """
     features, quarters = np.asarray(windows.features), np.asarray(windows.regions)
     if features.ndim != 2 or quarters.shape != (len(features), 4, features.shape[1]):
@@ -92,6 +120,8 @@ def select_patches(
     _check_number("clusters", clusters, len(features), "the number of windows")
     if candidates not in ("all", "touching"):
         raise ValueError(f"candidates: found {candidates!r}, expected 'all' or 'touching'.")
+    if cheapest < 0 or spread < 1:
+        raise ValueError(f"cheapest, spread: found {cheapest}, {spread}, expected 0 or more and 1 or more.")
     if scale:
         features, quarters = standardize(features), standardize(quarters, features)
     owner, centres = _k_means(features, clusters, seed=seeds[0], iterations=COARSE_ITERATIONS)
@@ -102,11 +132,20 @@ def select_patches(
     picks = np.zeros(clusters, np.int64)
     for number, centre in enumerate(centres):
         members = np.flatnonzero(owner == number)
-        parts = quarters[members].reshape(-1, features.shape[1])
-        fine, fine_centres = _k_means(parts, fine_clusters, seed=seeds[1], iterations=FINE_ITERATIONS)
-        largest = np.bincount(fine).argmax()
-        terms[members] = consistency_terms(features[members], quarters[members], centre, fine_centres[largest])
-        allowed = (fine.reshape(-1, 4) == largest).any(1) if candidates == "touching" else np.ones(len(members), bool)
+        fine_centre, touching = _largest_fine_cluster(quarters[members], fine_clusters, seed=seeds[1])
+        terms[members] = consistency_terms(features[members], quarters[members], centre, fine_centre)
+        allowed = touching if candidates == "touching" else np.ones(len(members), bool)
+        if windows.exact is not None and cheapest:
+            order = members[np.argsort(terms[members] @ np.asarray(weights), kind="stable")]
+            across = order[np.linspace(0, len(order) - 1, min(spread, len(order))).round().astype(int)]
+            asked = np.union1d(across, order[np.isin(order, members[allowed])][:cheapest])
+            own, parts = windows.exact(asked)
+            if scale:
+                own, parts = standardize(own, windows.features), standardize(parts, windows.features)
+            known = np.isin(asked, across)
+            fine_centre, _ = _largest_fine_cluster(parts[known], fine_clusters, seed=seeds[1])
+            terms[asked] = consistency_terms(own, parts, own[known].mean(0), fine_centre)
+            allowed = allowed & np.isin(members, asked)
         costs[members[allowed]] = terms[members[allowed]] @ np.asarray(weights)
         picks[number] = members[costs[members].argmin()]
     return Selection(picks, owner, terms, costs, features)
@@ -167,6 +206,15 @@ def window_corners(height: int, width: int, *, size: int, stride: int) -> Ints:
         raise ValueError(f"stride: found {stride}, expected 1 or more.")
     rows, columns = (np.arange(0, side - size + 1, stride) for side in (height, width))
     return np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
+
+
+def _largest_fine_cluster(
+    quarters: NDArray[np.floating], clusters: int, *, seed: int
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """Centre of the largest cluster of the quarters (M, 4, D), and which windows (M,) have one in it."""
+    fine, centres = _k_means(quarters.reshape(-1, quarters.shape[-1]), clusters, seed=seed, iterations=FINE_ITERATIONS)
+    largest = np.bincount(fine).argmax()
+    return centres[largest], (fine.reshape(-1, 4) == largest).any(1)
 
 
 def _k_means(points: NDArray[np.floating], clusters: int, *, seed: int, iterations: int) -> tuple[Ints, Floats]:

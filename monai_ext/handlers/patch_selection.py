@@ -14,7 +14,7 @@ from monai.engines import Evaluator
 from numpy.typing import NDArray
 
 from monai_ext.data.patch_folder import Patch, cut, patch_at, write_patch_list, write_patches
-from monai_ext.functional.patch_selection import Selection, Windows
+from monai_ext.functional.patch_selection import Selection, Windows, join_windows
 from monai_ext.handlers.draw import png_bytes
 from monai_ext.handlers.draw_patches import contact_sheet, map_of_clusters
 from monai_ext.handlers.files import path_in, write_atomically
@@ -88,9 +88,10 @@ class PatchSelection:
 
     def write(self) -> None:
         """Chooses, and writes all files."""
-        windows = self._windows()
+        found = [one.found for one in self._seen]
+        windows = join_windows(found)
         selection = self.choose(windows)
-        corners = self._joined("corners")[selection.picks].tolist()
+        corners = np.concatenate([one["corners"] for one in found])[selection.picks].tolist()
         seen = [self._seen[number] for number in windows.image[selection.picks]]
         patches = [
             self._patch(number, one, corner, selection)
@@ -106,18 +107,6 @@ class PatchSelection:
             drawn = map_of_clusters(selection.features, selection.clusters, selection.picks)
             write_atomically(clusters, png_bytes(drawn))
         write_patch_list(self.output_dir, patches)
-
-    def _windows(self) -> Windows:
-        sides = [one.picture.shape[:2] for one in self._seen]
-        off = [
-            np.linalg.norm(one.found["corners"] + self.size / 2 - np.asarray(side) / 2, axis=1)
-            for one, side in zip(self._seen, sides, strict=True)
-        ]
-        image = np.repeat(np.arange(len(off)), [len(some) for some in off])
-        return Windows(self._joined("features"), self._joined("regions"), image, np.concatenate(off))
-
-    def _joined(self, key: str) -> NDArray[Any]:
-        return np.concatenate([one.found[key] for one in self._seen])
 
     def _patch(self, number: int, seen: Seen, corner: list[int], selection: Selection) -> Patch:
         why: dict[str, Any] = {}

@@ -16,6 +16,7 @@ from torchvision.models import resnet50
 
 from monai_ext.bundle.overrides import unknown_keys
 from monai_ext.data import check_datalist, make_histology_phantoms
+from monai_ext.networks import PatchFeatures
 
 pytestmark = pytest.mark.slow
 
@@ -137,6 +138,26 @@ def test_the_papers_features_and_where_they_are_from(select, tmp_path):
     digest = hashlib.sha256((tmp_path / "r50.pth").read_bytes()).hexdigest()
     assert content["source"] == {"network": "resnet50", "weights": "r50.pth", "sha256": digest}
     assert len(content["patches"]) == 2
+
+
+def test_dense_picks_are_judged_by_the_exact_features_of_a_short_list(select):
+    """The third term of Eq. 1 is of the window alone, so that the patch's file tells it."""
+    data = select.own_data(labels=None)
+    network, apart = PatchFeatures(), {}
+    for cheapest in (2, 0):
+        options = {"features": "random", "mode": "dense", "short_list#cheapest": cheapest, "short_list#spread": 3}
+        out, content = select.run(**data, **options)
+        assert (content["cheapest"], content["spread"]) == (cheapest, 3)
+        apart[cheapest] = []
+        for patch in content["patches"]:
+            pixels = np.asarray(Image.open(out / f"patches/{patch['name']}.png"))
+            window = torch.from_numpy(pixels.transpose(2, 0, 1) / np.float32(255))
+            quarters = network(window.unfold(1, 32, 32).unfold(2, 32, 32).flatten(1, 2).transpose(0, 1))
+            apart[cheapest].append((patch["terms"][2], float(torch.cdist(quarters, quarters).max())))
+    for found, expected in apart[2]:
+        assert found == pytest.approx(expected, rel=1e-3)
+    for found, expected in apart[0]:
+        assert found != pytest.approx(expected, rel=0.1), "by the map"
 
 
 def test_every_ablation_is_a_row_here():

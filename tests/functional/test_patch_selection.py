@@ -83,6 +83,85 @@ def test_who_is_a_candidate_matters_and_the_others_cost_infinity():
     assert picks == {True, False}
 
 
+def approximate(features, regions, *, noise=1.0, **options):
+    """The choice among windows whose features are known roughly, and of which windows the exact ones were asked."""
+    rng = np.random.default_rng(9)
+    rough = [some + noise * rng.normal(size=some.shape) for some in (features, regions)]
+    asked = []
+
+    def exact(windows):
+        asked.append(windows)
+        return features[windows], regions[windows]
+
+    nowhere = np.zeros(len(features), np.int64)
+    return patch_selection.select_patches(Windows(*rough, nowhere, nowhere, exact), **options), asked, rough
+
+
+def short_list(features, regions, rough, members, *, cheapest, spread, k2, weights, candidates):
+    """Of one cluster, as the docstring has it: the windows asked about, the pick, its cost."""
+    fine = KMeans(k2, init="random", n_init=10, max_iter=50_000, random_state=500)
+    parts = fine.fit_predict([rough[1][n][p] for n in members for p in range(4)]).reshape(-1, 4)
+    largest = np.bincount(parts.ravel()).argmax()
+    centre = np.mean([rough[0][n] for n in members], axis=0)
+    terms = consistency_terms(rough[0][members], rough[1][members], centre, fine.cluster_centers_[largest])
+    cost = {n: sum(w * t for w, t in zip(weights, row, strict=True)) for n, row in zip(members, terms, strict=True)}
+    order = sorted(members, key=cost.get)
+    step = (len(order) - 1) / max(min(spread, len(order)) - 1, 1)
+    across = {order[round(i * step)] for i in range(min(spread, len(order)))}
+    allowed = [n for n, row in zip(members, parts, strict=True) if candidates == "all" or largest in row]
+    asked = sorted(across | set([n for n in order if n in allowed][:cheapest]))
+    across = sorted(across)
+    fine.fit([regions[n][p] for n in across for p in range(4)])
+    fine_centre = fine.cluster_centers_[np.bincount(fine.labels_).argmax()]
+    own = consistency_terms(features[asked], regions[asked], np.mean(features[across], axis=0), fine_centre)
+    costs = [(float(row @ weights), n) for n, row in zip(asked, own, strict=True) if n in allowed]
+    return asked, *min(costs)
+
+
+@pytest.mark.parametrize("candidates", ["all", "touching"])
+@pytest.mark.parametrize(("cheapest", "spread"), [(3, 7), (1, 2), (8, 16), (100, 100)])
+@pytest.mark.parametrize("weights", [(1, 1, 1), (1, 0, 1)])
+def test_the_exact_features_of_a_short_list_decide_among_approximate_ones(candidates, cheapest, spread, weights):
+    features, regions = draw(120, seed=5)
+    options = {"cheapest": cheapest, "spread": spread, "weights": weights, "candidates": candidates}
+    found, asked, rough = approximate(features, regions, clusters=3, fine_clusters=2, **options)
+    for number, pick in enumerate(found.picks):
+        members = np.flatnonzero(found.clusters == number)
+        expected = short_list(features, regions, rough, members, k2=2, **options)
+        assert asked[number].tolist() == expected[0]
+        assert pick == expected[2]
+        assert found.costs[pick] == pytest.approx(expected[1])
+        finite = np.flatnonzero(np.isfinite(found.costs) & (found.clusters == number))
+        assert set(finite) <= set(expected[0])
+
+
+@pytest.mark.parametrize("scale", [False, True])
+def test_a_short_list_of_all_windows_with_exact_features_is_the_algorithm(scale):
+    features, regions = draw(seed=4)
+    features, regions = features * [1, 50, 1, 1, 1], regions * [1, 50, 1, 1, 1]
+    options = {"clusters": 4, "cheapest": 60, "spread": 60, "scale": scale}
+    found, asked, _ = approximate(features, regions, noise=0.0, **options)
+    expected = select_patches(features, regions, **options)
+    assert found.picks.tolist() == expected.picks.tolist()
+    np.testing.assert_allclose(found.costs, expected.costs)
+    assert sorted(np.concatenate(asked)) == list(range(60))
+
+
+def test_the_short_list_brings_the_picks_near_those_of_exact_features():
+    """It takes off half of what they cost too much without it, by exact features and their clusters."""
+    costs = {"exact": 0.0, "listed": 0.0, "alone": 0.0}
+    for seed in range(5):
+        features, regions = draw(400, seed=seed)
+        exact = select_patches(features, regions, clusters=4)
+        for name, cheapest in (("listed", 16), ("alone", 0)):
+            found, asked, _ = approximate(features, regions, clusters=4, cheapest=cheapest)
+            assert bool(asked) == (name == "listed")
+            costs[name] += exact.costs[found.picks].sum()
+        costs["exact"] += exact.costs[exact.picks].sum()
+    assert costs["alone"] > 1.4 * costs["exact"]
+    assert costs["listed"] - costs["exact"] < 0.5 * (costs["alone"] - costs["exact"])
+
+
 def test_terms_by_hand():
     quarters = np.array([[[0, 0], [3, 4], [0, 4], [0, 0]], [[1, 1]] * 4])
     found = consistency_terms([[3, 4], [0, 1]], quarters, [0, 0], [0, 4])
@@ -155,7 +234,7 @@ def test_random_centres_are_the_middle_windows_of_different_images():
     assert {tuple(corners[n % len(corners)]) for n in picks} == {(6, 9)}
     orders = {tuple(windows.image[random_centres(windows, number=2, seed=seed).picks]) for seed in range(30)}
     assert len(orders) == 6
-    one = random_centres(Windows(*(array[7:8] for array in windows)), number=1)
+    one = random_centres(Windows(*(array[7:8] for array in windows[:4])), number=1)
     assert one.picks.tolist() == [0]
 
 
@@ -180,6 +259,8 @@ def test_fewer_different_windows_than_clusters_are_told():
         ({"clusters": 0}, "clusters: found 0, expected 1 to 60"),
         ({"clusters": 61}, "clusters: found 61"),
         ({"clusters": 2, "candidates": "none"}, "candidates: found 'none'"),
+        ({"clusters": 2, "cheapest": -1}, "cheapest, spread: found -1, 64, expected 0 or more and 1 or more"),
+        ({"clusters": 2, "spread": 0}, "cheapest, spread: found 16, 0"),
     ],
 )
 def test_options_out_of_range(options, message):

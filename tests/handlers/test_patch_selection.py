@@ -25,10 +25,16 @@ CPS = partial(select_patches, clusters=3)
 
 
 class Means(torch.nn.Module):
-    """Mean colour, and a feature that is far larger than the others."""
+    """Mean colour, and a feature that is far larger than the others; the map of an image knows the place alone."""
 
     def forward(self, windows):
         return torch.cat([windows.mean((2, 3)), 100 * windows[:, :1].amax((2, 3))], 1)
+
+    def sums_of(self, image):
+        return image
+
+    def of_sums(self, sums, corners, size):
+        return torch.cat([corners, corners.flip(1) * size], 1).float()
 
 
 def pictures():
@@ -44,8 +50,8 @@ def pictures():
 def select(tmp_path, evaluator_of):
     """Runs the handler over the pictures; returns the output folder and the list."""
 
-    def run(**options):
-        inferer = WindowFeatureInferer(size=SIZE, stride=4)
+    def run(mode="exact", **options):
+        inferer = WindowFeatureInferer(size=SIZE, stride=4, mode=mode)
         scale = ScaleIntensityRanged("image", 0, 255, 0, 1)
         groups = {"transforms": [scale], "keys": lambda name: {"group": name.split("/")[0]}}
         evaluator = evaluator_of(pictures(), Means(), inferer=inferer, decollate=False, **groups)
@@ -57,12 +63,12 @@ def select(tmp_path, evaluator_of):
     return run
 
 
-def all_windows():
+def all_windows(mode="exact"):
     """All windows, and their first rows and columns."""
     found = []
     for pixels in pictures().values():
         image = torch.from_numpy(pixels.transpose(2, 1, 0) / 255).float()
-        found += WindowFeatureInferer(size=SIZE, stride=4)(image[None], Means())
+        found += WindowFeatureInferer(size=SIZE, stride=4, mode=mode)(image[None], Means())
     features, regions, corners = (np.concatenate([one[key] for one in found]) for key in KEYS)
     off = np.hypot(corners[:, 0] + 4 - 10, corners[:, 1] + 4 - 14)
     return Windows(features, regions, np.repeat(range(3), 24), off), corners
@@ -111,7 +117,7 @@ def test_every_option_of_the_choice_is_written_down(select):
     del content["patches"], content["share_of_pixels"]
     assert content == {
         "method": "select_patches", "clusters": 3, "fine_clusters": 4, "weights": [1.0, 0.0, 1.0], "candidates": "all",
-        "scale": False, "seeds": [42, 500], "features": "means", "windows": 72,
+        "scale": False, "seeds": [42, 500], "cheapest": 16, "spread": 64, "features": "means", "windows": 72,
     }  # fmt: skip
 
 
@@ -119,8 +125,29 @@ def test_windows_know_their_image_and_how_far_from_its_centre_they_lie(select):
     seen = []
     select(choose=lambda windows: seen.append(windows) or CPS(windows))
     expected, _ = all_windows()
-    for found, wanted in zip(seen[0], expected, strict=True):
+    for found, wanted in zip(seen[0][:4], expected[:4], strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    assert seen[0].exact is None
+
+
+def test_of_a_dense_run_the_exact_features_of_a_short_list_decide(select):
+    """They are asked of the image on which a window lies, in the order in which windows are named."""
+    choose = partial(select_patches, clusters=3, cheapest=4, spread=5)
+    _, content = select("dense", choose=choose)
+    exact, corners = all_windows()
+    windows, _ = all_windows("dense")
+    expected = choose(windows._replace(exact=lambda some: (exact.features[some], exact.regions[some])))
+    assert [[p["row"], p["column"]] for p in content["patches"]] == corners[expected.picks].tolist()
+    assert [p["image"] for p in content["patches"]] == [list(pictures())[n] for n in windows.image[expected.picks]]
+    np.testing.assert_allclose([p["cost"] for p in content["patches"]], expected.costs[expected.picks], rtol=1e-4)
+    assert (content["cheapest"], content["spread"]) == (4, 5)
+    assert expected.picks.tolist() != choose(windows).picks.tolist()
+
+    seen = []
+    select("dense", choose=lambda windows: seen.append(windows) or CPS(windows))
+    some = np.array([50, 3, 71, 30, 4])
+    for found, wanted in zip(seen[0].exact(some), (exact.features, exact.regions), strict=True):
+        np.testing.assert_allclose(found, wanted[some], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", [random_windows, random_centres])

@@ -79,6 +79,27 @@ def test_dense_features_are_those_of_the_map():
     assert found["features"].shape == (15, 512)
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_dense_run_can_be_asked_for_exact_features(tmp_path, stored):
+    network, pictures = PatchFeatures(backbone="resnet18"), torch.rand(2, 3, 96, 128)
+    options = {"size": 64, "stride": 16, "store": tmp_path if stored else None}
+    exact = WindowFeatureInferer(**options)(pictures, network)
+    for _ in range(2 if stored else 1):  # the second time from the store
+        dense = WindowFeatureInferer(**options, mode="dense")(pictures, network)
+        assert not np.allclose(dense[1]["features"], exact[1]["features"], rtol=1e-3)
+        for number in range(2):
+            features, regions = dense[number]["exact"](dense[number]["corners"][[7, 2]])
+            np.testing.assert_allclose(features, exact[number]["features"][[7, 2]], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(regions, exact[number]["regions"][[7, 2]], rtol=1e-4, atol=1e-6)
+    assert "exact" not in exact[0]
+
+
+def test_how_far_windows_lie_from_the_middle_of_their_image():
+    (found,) = WindowFeatureInferer(size=8, stride=4)(torch.rand(1, 3, 12, 16), Moments())  # 16 rows, 12 columns
+    middles = found["corners"] + 4
+    np.testing.assert_allclose(found["off_centre_px"], np.hypot(middles[:, 0] - 8, middles[:, 1] - 6))
+
+
 def test_an_interrupted_run_goes_on(tmp_path):
     pictures, network = torch.rand(3, 3, 16, 16), Moments()
     inferer = WindowFeatureInferer(size=8, stride=8, store=tmp_path / "features")
