@@ -29,7 +29,7 @@ IMAGES, SIDE, SIZE, STRIDE, CLUSTERS = 12, 1000, 256, 15, 9
 TIMED = {"cpu": 16, "cuda": 625}
 """Windows on which ``exact`` and the loop are timed; a square number."""
 PICKS_STRIDE = {"cpu": 93, "cuda": 62}
-SHORT_LIST = {"cheapest": 16, "spread": 64}
+SHORT_LIST = {"cheapest": 32, "spread": 96}
 """Windows of each cluster, at most."""
 ROUNDS = 2
 

@@ -8,6 +8,7 @@ III-A, Eq. 1 and Algorithm 1.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +21,7 @@ from monai_ext.functional.stain_texture import standardize
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Candidates = Literal["all", "touching"]
+Exact = Callable[[Ints], tuple[NDArray[np.floating], NDArray[np.floating]]]
 
 COARSE_ITERATIONS, FINE_ITERATIONS = 10_000, 50_000
 
@@ -35,7 +37,7 @@ class Windows(NamedTuple):
     """(N,) number of its image."""
     off_centre_px: Floats
     """(N,) distance of its centre from its image's."""
-    exact: Callable[[Ints], tuple[NDArray[np.floating], NDArray[np.floating]]] | None = None
+    exact: Exact | None = None
     """Of approximate features: takes numbers of n windows to the exact ``features`` (n, D), ``regions`` (n, 4, D)."""
 
 
@@ -81,8 +83,8 @@ def select_patches(
     candidates: Candidates = "all",
     scale: bool = False,
     seeds: Sequence[int] = (42, 500),
-    cheapest: int = 16,
-    spread: int = 64,
+    cheapest: int = 32,
+    spread: int = 96,
 ) -> Selection:
     r"""One window of each of K1 clusters of windows, the one of least cost (Algorithm 1).
 
@@ -93,9 +95,10 @@ def select_patches(
     largest of these fine clusters, the first of equal ones. k-means is scikit-learn's, with the options and seeds of
     the released code. A cluster of fewer sub-regions than ``fine_clusters`` has as many as there are.
 
-    Approximate features, which the paper does not have, make the clusters and of each a short list: its ``cheapest``
-    windows, and ``spread`` evenly from the cheapest to the dearest. The exact features of the latter give C(x) and c(x)
-    anew, and the window of the short list that costs least by exact features is picked.
+    Approximate features, which the paper does not have, make the clusters and of each a short list. First come
+    ``spread`` windows, evenly from the cheapest to the dearest. Their exact features give C(x) and c(x) anew, and by
+    least squares the cost to expect of approximate terms; the windows that are ``cheapest`` by it join the list. The
+    window of the list that costs least by exact features is picked.
 
     Args:
         windows: with features.
@@ -122,8 +125,10 @@ def select_patches(
         raise ValueError(f"candidates: found {candidates!r}, expected 'all' or 'touching'.")
     if cheapest < 0 or spread < 1:
         raise ValueError(f"cheapest, spread: found {cheapest}, {spread}, expected 0 or more and 1 or more.")
+    exact = windows.exact
     if scale:
         features, quarters = standardize(features), standardize(quarters, features)
+        exact = None if exact is None else partial(_scaled, exact, like=windows.features)
     owner, centres = _k_means(features, clusters, seed=seeds[0], iterations=COARSE_ITERATIONS)
     if (different := len(np.unique(owner))) < clusters:
         raise ValueError(f"clusters: found {different} different windows, expected {clusters} or more.")
@@ -135,17 +140,12 @@ def select_patches(
         fine_centre, touching = _largest_fine_cluster(quarters[members], fine_clusters, seed=seeds[1])
         terms[members] = consistency_terms(features[members], quarters[members], centre, fine_centre)
         allowed = touching if candidates == "touching" else np.ones(len(members), bool)
-        if windows.exact is not None and cheapest:
-            order = members[np.argsort(terms[members] @ np.asarray(weights), kind="stable")]
-            across = order[np.linspace(0, len(order) - 1, min(spread, len(order))).round().astype(int)]
-            asked = np.union1d(across, order[np.isin(order, members[allowed])][:cheapest])
-            own, parts = windows.exact(asked)
-            if scale:
-                own, parts = standardize(own, windows.features), standardize(parts, windows.features)
-            known = np.isin(asked, across)
-            fine_centre, _ = _largest_fine_cluster(parts[known], fine_clusters, seed=seeds[1])
-            terms[asked] = consistency_terms(own, parts, own[known].mean(0), fine_centre)
-            allowed = allowed & np.isin(members, asked)
+        if exact is not None and cheapest:
+            listed, found = _short_list(
+                members, terms[members], allowed, exact, weights, fine_clusters, seeds[1], cheapest, spread
+            )
+            terms[listed] = found
+            allowed = allowed & np.isin(members, listed)
         costs[members[allowed]] = terms[members[allowed]] @ np.asarray(weights)
         picks[number] = members[costs[members].argmin()]
     return Selection(picks, owner, terms, costs, features)
@@ -206,6 +206,41 @@ def window_corners(height: int, width: int, *, size: int, stride: int) -> Ints:
         raise ValueError(f"stride: found {stride}, expected 1 or more.")
     rows, columns = (np.arange(0, side - size + 1, stride) for side in (height, width))
     return np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
+
+
+def _short_list(
+    members: Ints,
+    terms: Floats,
+    allowed: NDArray[np.bool_],
+    exact: Exact,
+    weights: Sequence[float],
+    fine_clusters: int,
+    seed: int,
+    cheapest: int,
+    spread: int,
+) -> tuple[Ints, Floats]:
+    """Those windows of a cluster whose exact features are asked for, and their exact terms.
+
+    ``terms`` are the approximate ones of all ``members``, of which the ``cheapest`` are sought among the ``allowed``.
+    """
+    order = np.argsort(terms @ np.asarray(weights), kind="stable")
+    across = np.sort(order[np.linspace(0, len(order) - 1, min(spread, len(order))).round().astype(int)])
+    features, quarters = exact(members[across])
+    centre = features.mean(0)
+    fine_centre, _ = _largest_fine_cluster(quarters, fine_clusters, seed=seed)
+    found = consistency_terms(features, quarters, centre, fine_centre)
+    known = np.c_[terms, np.ones(len(terms))]
+    expected = known @ np.linalg.lstsq(known[across], found @ np.asarray(weights), rcond=None)[0]
+    candidates = np.flatnonzero(allowed)
+    near = np.setdiff1d(candidates[np.argsort(expected[candidates], kind="stable")][:cheapest], across)
+    if len(near):
+        found = np.concatenate([found, consistency_terms(*exact(members[near]), centre, fine_centre)])
+    return members[np.concatenate([across, near])], found
+
+
+def _scaled(exact: Exact, numbers: Ints, *, like: NDArray[np.floating]) -> tuple[Floats, Floats]:
+    features, quarters = exact(numbers)
+    return standardize(features, like), standardize(quarters, like)
 
 
 def _largest_fine_cluster(

@@ -67,7 +67,7 @@ class WindowFeatureInferer(Inferer):
 
         Args:
             inputs: (B, 3, X, Y), values from 0 to 1.
-            network: takes windows (b, 3, h, w) to (b, D); for ``"dense"`` it has ``sums_of`` and ``of_sums``.
+            network: takes windows (b, 3, h, w) to (b, D); for ``"dense"`` it has ``map_of`` and ``of_map``.
         """
         images = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         return [self._found(image.transpose(1, 2).contiguous(), network) for image in images]
@@ -107,10 +107,13 @@ class WindowFeatureInferer(Inferer):
     def _of_image(self, image: Tensor, network: Any) -> dict[str, Any]:
         corners = torch.from_numpy(window_corners(*image.shape[1:], size=self.size, stride=self.stride))
         if self.mode == "dense":
-            sums = network.sums_of(image)
-            features = network.of_sums(sums, corners.to(image.device), self.size)
-            quarters = (some.to(image.device) for some in self._quarters(corners))
-            regions = torch.stack([network.of_sums(sums, some, self.size // 2) for some in quarters], 1)
+            whole = network.map_of(image)
+
+            def of_grid(corners: Tensor, size: int) -> Tensor:
+                return network.of_map(whole, corners[:, 0].unique(), corners[:, 1].unique(), size).flatten(0, 1)
+
+            features = of_grid(corners, self.size)
+            regions = torch.stack([of_grid(some, self.size // 2) for some in self._quarters(corners)], 1)
         else:
             features, regions = self._exact(image, corners, network)
         return {"corners": corners.numpy(), "features": features.cpu().numpy(), "regions": regions.cpu().numpy()}

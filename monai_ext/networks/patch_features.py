@@ -55,29 +55,30 @@ class PatchFeatures(nn.Module):
         return self.trunk(windows).mean((2, 3)).float()
 
     @torch.inference_mode()
-    def sums_of(self, image: Tensor) -> Tensor:
-        """Sums (D, h + 1, w + 1) of the features of a whole image (3, H, W), values from 0 to 1, above and left of each
-        corner of the cells of their map."""
+    def map_of(self, image: Tensor) -> Tensor:
+        """Map of features (D, h, w) of a whole image (3, H, W) with values from 0 to 1."""
         height, width = image.shape[1:]
         padded = F.pad(image[None], [0, -width % STRIDE, 0, -height % STRIDE], mode="replicate")
-        return F.pad(self.trunk(padded)[0].double().cumsum(1).cumsum(2), [1, 0, 1, 0])
+        return self.trunk(padded)[0].float()
 
     @torch.inference_mode()
-    def of_sums(self, sums: Tensor, corners: Tensor, size: int) -> Tensor:
-        """Features (M, D) of windows of an image by their means over the one map of it.
+    def of_map(self, features: Tensor, rows: Tensor, columns: Tensor, size: int) -> Tensor:
+        """Features (R, C, D) of a grid of windows, by their means over the one map of their image.
 
         An approximation: in a map of the whole image a window's features know what lies around it. The map's cells
         count by how much of each lies in the window.
 
         Args:
-            sums: what :py:meth:`sums_of` gives of the image.
-            corners: first row and column of each window, int64 (M, 2).
+            features: what :py:meth:`map_of` gives of the image.
+            rows: first rows of the windows, (R,).
+            columns: first columns, (C,).
             size: side of the windows.
         """
-        first, last = corners.double() / STRIDE, (corners + size).double() / STRIDE
-        total = _at(sums, last[:, 0], last[:, 1]) - _at(sums, first[:, 0], last[:, 1])
-        total = total - _at(sums, last[:, 0], first[:, 1]) + _at(sums, first[:, 0], first[:, 1])
-        return (total / (size / STRIDE) ** 2).t().float()
+        down, along = (
+            _shares(some, size, cells).to(features)
+            for some, cells in zip((rows, columns), features.shape[1:], strict=True)
+        )
+        return (down @ (features @ along.t())).permute(1, 2, 0).float()
 
 
 class StainTexture(nn.Module):
@@ -103,13 +104,13 @@ class NoFeatures(nn.Module):
         """(B, 0)."""
         return torch.zeros(len(windows), 0)
 
-    def sums_of(self, image: Tensor) -> Tensor:
+    def map_of(self, image: Tensor) -> Tensor:
         """Nothing."""
         return torch.zeros(0)
 
-    def of_sums(self, sums: Tensor, corners: Tensor, size: int) -> Tensor:
-        """(M, 0), and no window is cut."""
-        return torch.zeros(len(corners), 0)
+    def of_map(self, features: Tensor, rows: Tensor, columns: Tensor, size: int) -> Tensor:
+        """(R, C, 0), and no window is cut."""
+        return torch.zeros(len(rows), len(columns), 0)
 
 
 def features_or_exit(kind: str, *, weights: str | Path | None = None, mode: str = "exact") -> nn.Module:
@@ -141,11 +142,8 @@ def features_or_exit(kind: str, *, weights: str | Path | None = None, mode: str 
         raise SystemExit(f"feature_weights: {error}") from None
 
 
-def _at(sums: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """The sums at places between corners, (D, M): bilinear, exact for cells that are constant within."""
-    top, left = rows.floor().long(), columns.floor().long()
-    down, right = rows - top, columns - left
-    below, beside = (top + 1).clamp_max(sums.shape[1] - 1), (left + 1).clamp_max(sums.shape[2] - 1)
-    upper = sums[:, top, left] * (1 - right) + sums[:, top, beside] * right
-    lower = sums[:, below, left] * (1 - right) + sums[:, below, beside] * right
-    return upper * (1 - down) + lower * down
+def _shares(first: Tensor, size: int, cells: int) -> Tensor:
+    """What each of a row of cells has of each window, (windows, cells); a window's shares sum to 1."""
+    start = torch.arange(cells) * STRIDE
+    begin = first.cpu()[:, None]
+    return (torch.minimum(start + STRIDE, begin + size) - torch.maximum(start, begin)).clamp_min(0) / size

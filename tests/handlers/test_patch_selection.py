@@ -30,11 +30,12 @@ class Means(torch.nn.Module):
     def forward(self, windows):
         return torch.cat([windows.mean((2, 3)), 100 * windows[:, :1].amax((2, 3))], 1)
 
-    def sums_of(self, image):
+    def map_of(self, image):
         return image
 
-    def of_sums(self, sums, corners, size):
-        return torch.cat([corners, corners.flip(1) * size], 1).float()
+    def of_map(self, features, rows, columns, size):
+        places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)
+        return torch.cat([places, places.flip(-1) * size], -1).float()
 
 
 def pictures():
@@ -117,7 +118,7 @@ def test_every_option_of_the_choice_is_written_down(select):
     del content["patches"], content["share_of_pixels"]
     assert content == {
         "method": "select_patches", "clusters": 3, "fine_clusters": 4, "weights": [1.0, 0.0, 1.0], "candidates": "all",
-        "scale": False, "seeds": [42, 500], "cheapest": 16, "spread": 64, "features": "means", "windows": 72,
+        "scale": False, "seeds": [42, 500], "cheapest": 32, "spread": 96, "features": "means", "windows": 72,
     }  # fmt: skip
 
 

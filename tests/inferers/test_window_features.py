@@ -72,10 +72,11 @@ def test_dense_features_are_those_of_the_map():
     network, picture = PatchFeatures(backbone="resnet18"), torch.rand(3, 96, 128)
     (found,) = WindowFeatureInferer(size=64, stride=16, mode="dense")(picture[None], network)
     image = picture.transpose(1, 2).contiguous()
-    corners = torch.from_numpy(found["corners"])
-    sums = network.sums_of(image)
-    np.testing.assert_array_equal(found["features"], network.of_sums(sums, corners, 64))
-    np.testing.assert_array_equal(found["regions"][:, 2], network.of_sums(sums, corners + torch.tensor([32, 0]), 32))
+    rows, columns, whole = torch.arange(0, 65, 16), torch.arange(0, 33, 16), network.map_of(image)
+    assert found["corners"].tolist() == torch.cartesian_prod(rows, columns).tolist()
+    np.testing.assert_array_equal(found["features"], network.of_map(whole, rows, columns, 64).flatten(0, 1))
+    quarter = network.of_map(whole, rows + 32, columns, 32).flatten(0, 1)
+    np.testing.assert_array_equal(found["regions"][:, 2], quarter)
     assert found["features"].shape == (15, 512)
 
 

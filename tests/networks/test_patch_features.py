@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import product
 
 import numpy as np
 import pytest
@@ -55,20 +56,21 @@ def test_windows_keep_their_size(small):
 
 def test_windows_of_a_map_equal_a_loop_over_pixels(small):
     image = torch.rand(3, 150, 201)
-    corners = torch.tensor([[0, 0], [32, 64], [15, 30], [22, 73], [50, 101], [7, 96]])
-    found = small.of_sums(small.sums_of(image), corners, 100)
+    rows, columns = torch.tensor([0, 32, 15, 22, 50, 7]), torch.tensor([0, 64, 101, 73])
+    found = small.of_map(small.map_of(image), rows, columns, 100)
+    assert found.shape == (6, 4, 512)
     padded = nn.functional.pad(image[None], [0, 23, 0, 10], mode="replicate")
     with torch.no_grad():
         pixels = small.trunk(padded)[0].repeat_interleave(32, 1).repeat_interleave(32, 2)
-    for (row, column), features in zip(corners.tolist(), found, strict=True):
+    for (row, column), features in zip(product(rows.tolist(), columns.tolist()), found.flatten(0, 1), strict=True):
         expected = pixels[:, row : row + 100, column : column + 100].mean((1, 2))
         torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_whole_image_is_a_window_like_any_other(small):
     image = torch.rand(3, 128, 128)
-    whole = small.of_sums(small.sums_of(image), torch.tensor([[0, 0]]), 128)
-    torch.testing.assert_close(whole, small(image[None]))
+    zero = torch.tensor([0])
+    torch.testing.assert_close(small.of_map(small.map_of(image), zero, zero, 128)[0], small(image[None]))
 
 
 def test_weights_of_another_network(tmp_path):
@@ -94,8 +96,9 @@ def test_a_configuration_names_its_features(tmp_path):
     assert isinstance(features_or_exit("stain_texture"), StainTexture)
     nothing = features_or_exit("none", mode="dense")
     assert isinstance(nothing, NoFeatures)
-    windows, corners = torch.rand(5, 3, 8, 8), torch.zeros(5, 2).long()
-    assert nothing(windows).shape == nothing.of_sums(nothing.sums_of(windows[0]), corners, 4).shape == (5, 0)
+    windows, five = torch.rand(5, 3, 8, 8), torch.arange(5)
+    assert nothing(windows).shape == (5, 0)
+    assert nothing.of_map(nothing.map_of(windows[0]), five, five[:2], 4).shape == (5, 2, 0)
 
 
 def test_features_that_cannot_be_had_end_the_program_with_a_sentence(tmp_path):
