@@ -3,12 +3,13 @@
 
 ``exact`` puts every window and its quarters through the ResNet-50, ``dense`` takes means over one map of an image, and
 the exact features of a short list. All windows of all images would take a CPU hours, so that ``exact`` and the plain
-loop are timed on some windows, and the picks are compared at a larger stride; the printed line says so. Without a file
-of weights the network's are random.
+loop are timed on some windows, and the picks are compared at a larger stride, or at that of the environment variable
+``FRUGAL_PICKS_STRIDE``; the printed line says so. Without a file of weights the network's are random.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -110,7 +111,7 @@ def _seconds(
 
 def _picks(pictures: list[NDArray[np.uint8]], network: PatchFeatures, device: torch.device) -> dict[str, Any]:
     """Mean criterion, with the exact features and their clusters, of what each mode picks, and dense with no list."""
-    stride = PICKS_STRIDE[device.type]
+    stride = int(os.environ.get("FRUGAL_PICKS_STRIDE", PICKS_STRIDE[device.type]))
     windows, chosen, seconds = {}, {}, {}
     for mode in ("exact", "dense"):
         inferer = WindowFeatureInferer(size=SIZE, stride=stride, mode=mode)
