@@ -110,7 +110,11 @@ def _seconds(
 
 
 def _picks(pictures: list[NDArray[np.uint8]], network: PatchFeatures, device: torch.device) -> dict[str, Any]:
-    """Mean criterion, with the exact features and their clusters, of what each mode picks, and dense with no list."""
+    """Mean criterion, with the exact features and their clusters, of what each mode picks, and dense with no list.
+
+    Each pick is judged in the cluster of ``exact`` that it lies in, so that picks crowding in cheap clusters have a low
+    mean; how many of the clusters they cover stands beside it.
+    """
     stride = int(os.environ.get("FRUGAL_PICKS_STRIDE", PICKS_STRIDE[device.type]))
     windows, chosen, seconds = {}, {}, {}
     for mode in ("exact", "dense"):
@@ -120,7 +124,9 @@ def _picks(pictures: list[NDArray[np.uint8]], network: PatchFeatures, device: to
         chosen[mode] = select_patches(windows[mode], clusters=CLUSTERS, **SHORT_LIST)
         seconds[mode] = time.perf_counter() - start
     chosen["no list"] = select_patches(windows["dense"], clusters=CLUSTERS, cheapest=0)
-    means = {name: float(chosen["exact"].costs[one.picks].mean()) for name, one in chosen.items()}
+    exact = chosen["exact"]
+    means = {name: float(exact.costs[one.picks].mean()) for name, one in chosen.items()}
+    covered = {name: float(len(np.unique(exact.clusters[one.picks]))) for name, one in chosen.items()}
     return _row(
         "criterion of dense's picks by exact's, with the exact features",
         f"{CLUSTERS} of {len(windows['exact'].image)} windows of {IMAGES} images, stride {stride}, random weights",
@@ -128,4 +134,5 @@ def _picks(pictures: list[NDArray[np.uint8]], network: PatchFeatures, device: to
         seconds["exact"],
         **{f"criterion {name}": value for name, value in means.items()},
         **{f"criterion ratio {name}": means[name] / means["exact"] for name in ("dense", "no list")},
+        **{f"clusters covered {name}": covered[name] for name in ("dense", "no list")},
     )

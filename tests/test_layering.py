@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +97,13 @@ def test_every_folder_is_a_room():
     folders = {path.parent.name for path in FILES if path.parent != ROOT / PACKAGE}
     assert folders
     assert folders <= ALLOWED.keys(), f"give {folders - ALLOWED.keys()} a place in ALLOWED"
+
+
+@pytest.mark.parametrize("room", sorted(ALLOWED.keys() - {""}))
+def test_no_name_of_a_room_is_a_module_too(room):
+    """From Python 3.12 on a ``_target_`` with such a name gives the module, which cannot be called."""
+    public = {name for name, value in vars(importlib.import_module(f"{PACKAGE}.{room}")).items() if callable(value)}
+    assert not public & {path.stem for path in (ROOT / PACKAGE / room).glob("*.py")}
 
 
 def test_bundles_hold_no_python():

@@ -5,7 +5,7 @@ from monai_ext.data.cell_phantom import Exposure, cell_picture, draw_exposure
 from monai_ext.data.check import check_datalist, check_or_exit, format_table
 from monai_ext.data.coco import CocoReader, CocoWriter
 from monai_ext.data.coco_instances import LoadInstanceRunsd, LoadInstancesd, collate_instances
-from monai_ext.data.collate_cells import collate_cells
+from monai_ext.data.collate import collate_cells
 from monai_ext.data.datalist import labels_of, load_datalist
 from monai_ext.data.errors import DataFault
 from monai_ext.data.geojson import write_geojson

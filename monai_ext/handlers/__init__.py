@@ -9,13 +9,13 @@ from monai_ext.handlers.metrics import HausdorffDistanceHandler, PooledSurfaceHa
 from monai_ext.handlers.overlays import CaseOverlays
 from monai_ext.handlers.patch_selection import PatchSelection
 from monai_ext.handlers.progress import Progress
+from monai_ext.handlers.provenance import run_info
 from monai_ext.handlers.pseudo_label_round import PseudoLabelRound
 from monai_ext.handlers.report import RunReport
 from monai_ext.handlers.reseed import Reseed
 from monai_ext.handlers.result_detections import ResultDetections
 from monai_ext.handlers.result_instances import ResultInstances
 from monai_ext.handlers.result_pictures import ResultPictures
-from monai_ext.handlers.run_info import run_info
 from monai_ext.handlers.snapshot_teacher import SnapshotTeacher
 from monai_ext.handlers.synthetic_pairs import SyntheticPairs
 from monai_ext.handlers.term_log import TermLog

@@ -18,10 +18,10 @@ from monai.engines import Evaluator
 
 from monai_ext.handlers.checkpoint import is_main_process
 from monai_ext.handlers.files import write_atomically
+from monai_ext.handlers.provenance import run_info
 from monai_ext.handlers.report_data import Cases, Epochs, Picture, read_cases, read_pictures
 from monai_ext.handlers.report_page import facts_table, page
 from monai_ext.handlers.report_sections import cases_table, curves, gallery, header, label, summary
-from monai_ext.handlers.run_info import run_info
 from monai_ext.handlers.term_log import is_scalar, read_rows
 
 logger = logging.getLogger(__name__)

@@ -75,7 +75,7 @@ class TermLog:
         self._sums: dict[str, Tensor | float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
         self._rates = _learning_rates(getattr(engine, "optimizer", None))
-        if torch.cuda.is_available():
+        if _on_cuda(engine):
             torch.cuda.reset_peak_memory_stats()
         self._started = self._stopped = time.perf_counter()
 
@@ -93,7 +93,7 @@ class TermLog:
         row = {name: float(total) / self._counts[name] for name, total in self._sums.items()} | self._rates
         row["epoch_s"] = seconds = self._stopped - self._started
         row["iterations_per_s"] = self._counts["loss"] / seconds if seconds else 0.0
-        memory = _peak_memory_mib()
+        memory = torch.cuda.max_memory_allocated() / 2**20 if _on_cuda(engine) else _peak_memory_mib()
         self._put(engine.state.epoch, row if memory is None else row | {"peak_memory_mib": memory})
 
     def _validated(self, validator: Engine) -> None:
@@ -170,9 +170,12 @@ def _learning_rates(optimizer: torch.optim.Optimizer | None) -> dict[str, float]
     return {"lr": rates[0]} if rates else {}
 
 
+def _on_cuda(engine: Engine) -> bool:
+    return torch.device(getattr(engine.state, "device", None) or "cpu").type == "cuda"
+
+
 def _peak_memory_mib() -> float | None:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
+    """Of the process."""
     if sys.platform == "win32":
         return None
     import resource

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from monai.bundle import ConfigWorkflow
 from monai.utils import set_determinism
 
@@ -234,6 +235,13 @@ def prepare_real(tmp_path):
         return tmp_path / "data", json.loads((tmp_path / "data/datalist.json").read_text())
 
     return prepare
+
+
+@pytest.fixture
+def on_the_cpu(monkeypatch):
+    """Whatever the machine has: sums on a GPU come out in another order each time."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
 @pytest.fixture(autouse=True)

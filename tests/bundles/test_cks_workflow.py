@@ -136,7 +136,7 @@ def test_ablation_trains_the_terms_of_its_row(cks, name, trained_cks):
     alone = ROWS[name] == MASKS or name == "no_collaborator"
     assert list(step.students) == (["principal"] if alone else ["principal", "collaborator"])
     shipped = workflow.parser.get_parsed_content("shipped")
-    assert all(torch.equal(value, saved(cks.root)[key]) for key, value in shipped.state_dict().items())
+    assert all(torch.equal(value.cpu(), saved(cks.root)[key]) for key, value in shipped.state_dict().items())
     assert shipped.detection_levels == (1 if "scale" in name else 3)
 
 
@@ -153,19 +153,20 @@ def test_an_application_needs_the_pipeline_only(trained_cks, tmp_path):
     """MONAI Label and Deploy take these parts alone, without data set or handlers; Label adds the path as text."""
     file = next((trained_cks.phantom_dir / "images").glob("phantom_test_000*"))
     workflow = trained_cks.workflow("inference", workflow_type="infer", phantom_dir=str(tmp_path / "none"))
-    parts = ("preprocessing", "inferer", "postprocessing", "network")
-    before, inferer, after, network = (workflow.parser.get_parsed_content(name) for name in parts)
+    parts = ("preprocessing", "inferer", "postprocessing", "network", "device")
+    before, inferer, after, network, device = (workflow.parser.get_parsed_content(name) for name in parts)
     load_weights(network, trained_cks.root / "models/model.pt")
     data = before({"image": str(file), "image_path": str(file)})
     with torch.no_grad():
-        pred = inferer(data["image"][None], network.eval())
-        alone = network(data["image"][None].as_tensor())
+        image = data["image"][None].to(device)
+        pred = inferer(image, network.eval())
+        alone = network(image.as_tensor())
     assert torch.equal(pred[:, :1].as_tensor(), alone), "the network alone gives the same map"
     data["pred"] = pred[0]
     data = after(data)
     trained_cks.run("inference", workflow_type="infer", output_dir=str(tmp_path / "out"))
     cells = np.asarray(Image.open(tmp_path / f"out/images/{file.stem}_cells.png"))
-    np.testing.assert_array_equal(data["pred"][0].numpy().T, cells)
+    np.testing.assert_array_equal(data["pred"][0].cpu().numpy().T, cells)
 
 
 def test_shipped_weights_fit_the_inference_network(trained_cks):

@@ -27,6 +27,7 @@ CONFIGS = Path(__file__).parents[2] / "bundles/cps_csingan/configs"
 PHANTOM = {"training": 3, "validation": 1, "test": 1, "size": 128, "diameter_px": 14}
 TINY = {
     "phantom": PHANTOM, "patches": 2, "patch_px": 64, "smallest_px": 48, "channels": 4,
+    "device": "$torch.device('cpu')",  # for what is compared to the last bit
 }  # fmt: skip
 TRAIN = {"masks": 2, "scale_epochs": 4, "passes": 2, "critic_updates": 1, "progress": False}
 PAIRS = {"pairs": 2}

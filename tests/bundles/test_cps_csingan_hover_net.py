@@ -75,7 +75,7 @@ def test_evaluation_and_inference_take_the_same_overlay(trained, tmp_path):
     assert workflow.inferer is workflow.parser.get_parsed_content("instances"), "what an application applies"
 
 
-def test_a_run_interrupted_in_a_round_ends_as_an_unbroken_one(make_hover, tmp_path):
+def test_a_run_interrupted_in_a_round_ends_as_an_unbroken_one(make_hover, tmp_path, on_the_cpu):
     settings = {"round_epochs": 2, "epoch_iterations": 1, "batch_size": 2, "patches_dir": str(tmp_path / "patches")}
     broken, unbroken = (make_hover(tmp_path / name) for name in ("broken", "unbroken"))
     unbroken.run(*TRAIN, **settings)

@@ -135,12 +135,12 @@ def test_an_application_needs_the_pipeline_only(trained_cps_csingan, tmp_path):
     """MONAI Label and Deploy take these parts alone: the label map."""
     file = str(next((trained_cps_csingan.phantom_dir / "images").glob("phantom_test_000*")))
     workflow = trained_cps_csingan.workflow("inference", workflow_type="infer", phantom_dir=str(tmp_path / "none"))
-    parts = ("preprocessing", "inferer", "postprocessing", "network")
-    before, inferer, after, network = (workflow.parser.get_parsed_content(name) for name in parts)
+    parts = ("preprocessing", "inferer", "postprocessing", "network", "device")
+    before, inferer, after, network, device = (workflow.parser.get_parsed_content(name) for name in parts)
     load_weights(network, trained_cps_csingan.root / "models/model.pt")
     data = before({"image": file, "image_path": file})
     with torch.no_grad():
-        data["pred"] = inferer(data["image"][None], network.eval())[0]
+        data["pred"] = inferer(data["image"][None].to(device), network.eval())[0]
     assert after(data)["pred"].shape == (1, *data["image"].shape[1:])
 
 
@@ -171,12 +171,14 @@ def test_without_validation_the_last_epoch_ships(with_patches):
     workflow = with_patches.run("train", "smoke", "no_validation", epoch_iterations=1)
     shipped = workflow.parser.get_parsed_content("shipped")
     saved = torch.load(with_patches.root / "models/model.pt", weights_only=True)
-    assert all(torch.equal(value, saved[key]) for key, value in shipped.state_dict().items())
+    assert all(torch.equal(value.cpu(), saved[key]) for key, value in shipped.state_dict().items())
     assert [row["metric"] for row in rounds_of(with_patches)] == ["", ""]
 
 
 @pytest.mark.parametrize("restart", [True, False])
-def test_a_run_interrupted_in_a_round_ends_as_an_unbroken_one(with_patches, tmp_path, make_cps_csingan, restart):
+def test_a_run_interrupted_in_a_round_ends_as_an_unbroken_one(
+    with_patches, tmp_path, make_cps_csingan, restart, on_the_cpu
+):
     """Stopped in the round with pseudo labels, which are read from the disk again."""
     settings = {"round_epochs": 2, "epoch_iterations": 1, "restart": restart}
     unbroken = make_cps_csingan(tmp_path / "unbroken")

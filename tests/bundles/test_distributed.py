@@ -9,7 +9,7 @@ import shutil
 import pytest
 import torch
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("on_the_cpu")]
 
 RANKS = {
     "run": [

@@ -191,7 +191,7 @@ def test_ablation_trains_the_terms_of_its_row(eugmt, name):
     assert (step.teacher is None) == (name in untaught)
     assert len(workflow.train_dataset) == (6 if name == "full_supervision" else 4)
     shipped = step.teacher or step.students["a"]
-    assert all(torch.equal(value, saved(eugmt.root)[key]) for key, value in shipped.state_dict().items())
+    assert all(torch.equal(value.cpu(), saved(eugmt.root)[key]) for key, value in shipped.state_dict().items())
     definition = network.get("network_def", eugmt.network)
     load_weights(ConfigParser(definition).get_parsed_content(), eugmt.root / "models/model.pt")
 
@@ -224,13 +224,13 @@ def test_an_application_needs_the_pipeline_only(trained_eugmt, tmp_path):
     """MONAI Label and Deploy take these parts alone, without data set or handlers; Label adds the path as text."""
     file = next((trained_eugmt.phantom_dir / "images").glob("phantom_test_000*"))
     workflow = trained_eugmt.workflow("inference", workflow_type="infer", phantom_dir=str(tmp_path / "none"))
-    parts = ("preprocessing", "inferer", "postprocessing", "network")
-    before, inferer, after, network = (workflow.parser.get_parsed_content(name) for name in parts)
+    parts = ("preprocessing", "inferer", "postprocessing", "network", "device")
+    before, inferer, after, network, device = (workflow.parser.get_parsed_content(name) for name in parts)
     load_weights(network, trained_eugmt.root / "models/model.pt")
     data = before({"image": str(file), "image_path": str(file)})
     with torch.no_grad():
-        data["pred"] = inferer(data["image"][None], network.eval())[0]
+        data["pred"] = inferer(data["image"][None].to(device), network.eval())[0]
     data = after(data)
     trained_eugmt.run("inference", workflow_type="infer", output_dir=str(tmp_path / "out"))
     mask = np.asarray(Image.open(tmp_path / f"out/images/{file.stem}_seg.png"))
-    np.testing.assert_array_equal(data["pred"][0].numpy().T, mask)
+    np.testing.assert_array_equal(data["pred"][0].cpu().numpy().T, mask)

@@ -67,7 +67,7 @@ def voxels_of(mask):
     return np.asarray(mask.dataobj)
 
 
-def test_mask_is_the_thresholded_probability_on_the_grid_of_the_input(case):
+def test_mask_is_the_thresholded_probability_on_the_grid_of_the_input(case, on_the_cpu):
     case.write("a.nii.gz", nib.Nifti1Image(case.voxels, AFFINE))
     probability = case.probability()
     threshold = float(np.quantile(probability, 0.93).round(3))

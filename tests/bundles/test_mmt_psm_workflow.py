@@ -99,7 +99,7 @@ def test_ablation_trains_the_terms_of_its_row(mmt_psm, name):
     assert (workflow.parser.get_parsed_content("mean_teacher") is None) is (ROWS[name] == OWN)
     shipped = workflow.parser.get_parsed_content("shipped")
     saved = torch.load(mmt_psm.root / "models/model.pt", weights_only=True)
-    assert all(torch.equal(value, saved[key]) for key, value in shipped.state_dict().items())
+    assert all(torch.equal(value.cpu(), saved[key]) for key, value in shipped.state_dict().items())
 
 
 def test_a_supervised_run_goes_on_with_unlabelled_images(mmt_psm):
@@ -139,12 +139,12 @@ def test_an_application_needs_the_pipeline_only(trained_mmt_psm, tmp_path):
     """MONAI Label and Deploy take these parts alone: the label map of each class."""
     file = next((trained_mmt_psm.phantom_dir / "images").glob("phantom_test_000*"))
     workflow = trained_mmt_psm.workflow("inference", workflow_type="infer", phantom_dir=str(tmp_path / "none"))
-    parts = ("preprocessing", "inferer", "postprocessing", "network")
-    before, inferer, after, network = (workflow.parser.get_parsed_content(name) for name in parts)
+    parts = ("preprocessing", "inferer", "postprocessing", "network", "device")
+    before, inferer, after, network, device = (workflow.parser.get_parsed_content(name) for name in parts)
     load_weights(network, trained_mmt_psm.root / "models/model.pt")
     data = before({"image": str(file), "image_path": str(file)})
     with torch.no_grad():
-        data["pred"] = inferer(data["image"][None], network.eval())[0]
+        data["pred"] = inferer(data["image"][None].to(device), network.eval())[0]
     assert after(data)["pred"].shape == (2, *data["image"].shape[1:])
 
 

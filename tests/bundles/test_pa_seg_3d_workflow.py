@@ -94,7 +94,7 @@ def test_evaluation_measures_the_test_cases(stage_one, tmp_path):
     assert "phantom_test_000" in (tmp_path / "report.html").read_text()
     loaded = workflow.network_def.state_dict()
     saved = flat_weights(stage_one.root / "models/model.pt")
-    assert all(torch.equal(loaded[name], saved[name]) for name in saved)
+    assert all(torch.equal(loaded[name].cpu(), saved[name]) for name in saved)
 
 
 def test_training_without_any_mask(bundle, tmp_path):
@@ -145,7 +145,7 @@ def test_stage_two_renews_its_teachers_and_ships_the_primary(stage_one, tmp_path
         student = workflow.parser.get_parsed_content("students")[role].state_dict()
         before = flat_weights(tmp_path / folder / "model.pt")
         assert all(torch.equal(teacher[name], student[name]) for name in teacher)
-        assert any(not torch.equal(teacher[name], before[name]) for name in before)
+        assert any(not torch.equal(teacher[name].cpu(), before[name]) for name in before)
     flat_weights(tmp_path / "models/scm/model.pt")
     stage.run("train", "smoke", "train_scm", "evaluate")
     assert "phantom_test_000" in (tmp_path / "output/evaluation/val_mean_dice_raw.csv").read_text()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from ignite.engine import Events
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("on_the_cpu")]
 
 EPOCHS = 8
 

@@ -44,10 +44,12 @@ def make_batch(masks=2):
     return dict(zip(("image", "real_mask"), repeated, strict=True)) | {"mask": mask}
 
 
-def train(step, epochs, *, length=1, batch=None, lr=5e-4):
+def train(step, epochs, *, length=1, batch=None, lr=5e-4, device="cpu"):
     networks = [*step.generators, *(one for some in step.critics for one in some)]
+    for network in networks:
+        network.to(device)
     trainer = SupervisedTrainer(
-        device=torch.device("cpu"),
+        device=torch.device(device),
         max_epochs=epochs,
         train_data_loader=[make_batch() if batch is None else batch] * length,
         network=step.generators[0],
@@ -204,3 +206,15 @@ def test_it_learns_to_draw_for_a_mask_that_it_has_no_image_of():
     assert error < 0.1, "trained, the generator draws as it did while it was"
     inside = batch["mask"].expand_as(drawn) > 0
     assert drawn[inside].mean() < drawn[~inside].mean() - 0.3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_the_gpu_gives_the_terms_of_the_cpu(numbers_of_the_cpu):
+    """Over both scales, after one iteration of each; without AMP, as the bundle trains."""
+    found = []
+    for device in ("cpu", "cuda"):
+        step = make_step(epochs_per_scale=1)
+        output = train(step, 2, device=device)
+        found.append({name: float(term) for name, term in output["terms"].items()})
+    assert found[1] == pytest.approx(found[0], rel=1e-2, abs=1e-3)

@@ -27,17 +27,17 @@ def item(*corners, side=64, size=14):
     return {"image": image, "target": {"boxes": boxes, "labels": torch.ones(len(corners)).long(), "masks": masks}}
 
 
-def trainer_of(items, weights, *, epochs=1, rate=0.01):
+def trainer_of(items, weights, *, epochs=1, rate=0.01, device="cpu", amp=False):
     torch.manual_seed(0)
     network = CellMaskRCNN(
         classes=2, backbone="resnet18", norm="group", channels=32, hidden=32, anchor_sizes=[8, 16, 32, 64, 128],
         proposals=30, box_samples=16, box_dropout=0.0,
     )  # fmt: skip
-    student = LabeledTraining(network)
+    student = LabeledTraining(network).to(device)
     optimizer = torch.optim.SGD(student.parameters(), lr=rate, momentum=0.9)
     trainer = SupervisedTrainer(
-        torch.device("cpu"), epochs, DataLoader(items, batch_size=len(items), collate_fn=collate_instances), student,
-        optimizer, None, iteration_update=DetectionStep(student=student, weights=weights), decollate=False,
+        torch.device(device), epochs, DataLoader(items, batch_size=len(items), collate_fn=collate_instances), student,
+        optimizer, None, iteration_update=DetectionStep(student=student, weights=weights), decollate=False, amp=amp,
     )  # fmt: skip
     return network, trainer
 
@@ -83,3 +83,16 @@ def test_the_loss_falls():
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: losses.append(float(trainer.state.output["loss"])))
     trainer.run()
     assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("amp", [False, True])
+def test_the_gpu_gives_the_terms_of_the_cpu(amp, numbers_of_the_cpu):
+    found = []
+    for device in ("cpu", "cuda"):
+        items = [item((5, 9), (40, 30)), item((20, 40))]
+        _, trainer = trainer_of(items, dict.fromkeys(TERMS, 1.0), device=device, amp=amp and device == "cuda")
+        trainer.run()
+        found.append({name: float(term) for name, term in trainer.state.output["terms"].items()})
+    assert found[1] == pytest.approx(found[0], rel=0.1 if amp else 1e-3)

@@ -270,3 +270,30 @@ def test_equals_every_view_of_every_image_on_its_own():
     assert found["psm"] > 0 < found["mgd"]
     for name, term in expected.items():
         torch.testing.assert_close(found[name], term, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("amp", [False, True])
+def test_the_gpu_gives_the_terms_of_the_cpu(amp, numbers_of_the_cpu):
+    found = []
+    for device in ("cpu", "cuda"):
+        step = make_step()
+        student = step.students["student"].to(device)
+        step.teacher.to(device)
+        trainer = SupervisedTrainer(
+            device=torch.device(device),
+            amp=amp and device == "cuda",
+            max_epochs=1,
+            train_data_loader=[make_batch()],
+            network=student,
+            optimizer=torch.optim.Adam(student.parameters(), lr=1e-3),
+            loss_function=None,
+            iteration_update=step,
+            decollate=False,
+        )
+        torch.manual_seed(3)
+        trainer.run()
+        found.append({name: float(term) for name, term in trainer.state.output["terms"].items()})
+        assert learns(student)
+    assert found[1] == pytest.approx(found[0], rel=0.1 if amp else 1e-3)

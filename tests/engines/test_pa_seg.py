@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from monai.engines import SupervisedTrainer
 
 from monai_ext.engines import PASegStep
 from monai_ext.functional.partial_labels import UNLABELLED
@@ -109,3 +110,26 @@ def test_loss_falls_on_a_toy_set(batch):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("amp", [False, True])
+def test_the_gpu_gives_the_terms_of_the_cpu(batch, amp, numbers_of_the_cpu):
+    found = []
+    for device in ("cpu", "cuda"):
+        step, network = make_step({"partial": 1.0, "crf": 0.7, "variance": 0.3})
+        trainer = SupervisedTrainer(
+            device=torch.device(device),
+            amp=amp and device == "cuda",
+            max_epochs=1,
+            train_data_loader=[batch] * 3,
+            network=network.to(device),
+            optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
+            loss_function=None,
+            iteration_update=step,
+            decollate=False,
+        )
+        trainer.run()
+        found.append({name: float(term) for name, term in trainer.state.output["terms"].items()})
+    assert found[1] == pytest.approx(found[0], rel=0.05 if amp else 1e-4)

@@ -125,3 +125,18 @@ def test_options_out_of_range():
         WindowFeatureInferer(mode="fast")
     with pytest.raises(ValueError, match="size: found 8, expected 1 to 6"):
         WindowFeatureInferer(size=8)(torch.rand(1, 3, 6, 9), Moments())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("mode", ["exact", "dense"])
+def test_the_gpu_gives_the_features_of_the_cpu(mode):
+    """Up to what TF32 rounds; also those that a dense run is asked for afterwards."""
+    picture, found = torch.rand(1, 3, 96, 128), []
+    for device in ("cpu", "cuda"):
+        network = PatchFeatures(backbone="resnet18").to(device)
+        (one,) = WindowFeatureInferer(size=64, stride=16, mode=mode)(picture.to(device), network)
+        asked = one["exact"](one["corners"][[7, 2]]) if mode == "dense" else ()
+        found.append([one["features"], one["regions"], *asked])
+    for expected, given in zip(*found, strict=True):
+        np.testing.assert_allclose(given, expected, rtol=0.02, atol=0.002 * np.abs(expected).max())

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import monai_ext
-from monai_ext.handlers.run_info import run_info
+from monai_ext.handlers.provenance import run_info
 
 
 def test_values_are_json_and_true():
