@@ -23,10 +23,11 @@ class DetectionStep(TrainStep):
         student: takes images and targets to its losses, see :class:`~monai_ext.networks.LabeledTraining`; possibly
             wrapped.
         weights: by term; 0 removes a term.
+        clip_norm: as in :class:`TrainStep`.
     """
 
-    def __init__(self, *, student: nn.Module, weights: Mapping[str, float]) -> None:
-        super().__init__(students={"student": student}, weights=weights)
+    def __init__(self, *, student: nn.Module, weights: Mapping[str, float], clip_norm: float | None = None) -> None:
+        super().__init__(students={"student": student}, weights=weights, clip_norm=clip_norm)
 
     def terms(self, batch: Mapping[str, Any]) -> Terms:
         return self.wanted(self.students["student"](batch["image"], targets_of(batch)))

@@ -42,9 +42,11 @@ class TrainStep(ABC):
         ramps: factors that multiply the weights of some terms as training goes on.
         ramp_unit: ``"epoch"`` shows the ramps the number of finished epochs, as most papers write them,
             ``"iteration"`` fractions of epochs too.
+        clip_norm: the largest norm of the gradient of all parameters together; a longer one is shortened to it. None
+            leaves it as it is.
 
     Raises:
-        ValueError: every weight is 0, or a ramp belongs to no weight.
+        ValueError: every weight is 0, a ramp belongs to no weight, or a norm that is not positive.
     """
 
     def __init__(
@@ -54,10 +56,14 @@ class TrainStep(ABC):
         weights: Mapping[str, float],
         ramps: Mapping[str, Ramp] | None = None,
         ramp_unit: Literal["epoch", "iteration"] = "epoch",
+        clip_norm: float | None = None,
     ) -> None:
         if ramp_unit not in ("epoch", "iteration"):
             raise ValueError(f"ramp_unit: found {ramp_unit!r}, expected 'epoch' or 'iteration'.")
+        if clip_norm is not None and clip_norm <= 0:
+            raise ValueError(f"clip_norm: found {clip_norm}, expected a positive number or None.")
         self.ramp_unit = ramp_unit
+        self.clip_norm = clip_norm
         self.iteration = 0
         """Number of finished iterations."""
         self.students = dict(students)
@@ -99,7 +105,7 @@ class TrainStep(ABC):
             groups = iter([terms]) if isinstance(terms, dict) else terms
             while (group := _next(engine, groups)) is not None:
                 self._backward(engine, group, batchdata)
-            _update(engine)
+            _update(engine, self.clip_norm)
         if output["terms"].keys() != weights.keys():
             raise KeyError(_names_differ(output["terms"], weights))
         return output
@@ -151,8 +157,14 @@ def _scaler(engine: SupervisedTrainer) -> torch.amp.GradScaler | None:
     return engine.scaler if engine.amp else None
 
 
-def _update(engine: SupervisedTrainer) -> None:
-    if scaler := _scaler(engine):
+def _update(engine: SupervisedTrainer, clip_norm: float | None) -> None:
+    scaler = _scaler(engine)
+    if clip_norm is not None:
+        if scaler:
+            scaler.unscale_(engine.optimizer)
+        learned = [parameter for group in engine.optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(learned, clip_norm)
+    if scaler:
         scaler.step(engine.optimizer)
         scaler.update()
     else:

@@ -12,8 +12,8 @@ from monai_ext.engines import TrainStep
 class Quadratic(TrainStep):
     """Terms whose gradients can be worked out in the head: near = w^2, far = 3w."""
 
-    def __init__(self, network, weights, ramps=None, extra=None):
-        super().__init__(students={"network": network}, weights=weights, ramps=ramps)
+    def __init__(self, network, weights, ramps=None, extra=None, **options):
+        super().__init__(students={"network": network}, weights=weights, ramps=ramps, **options)
         self.extra = extra or {}
 
     def terms(self, batch):
@@ -49,6 +49,44 @@ def test_one_update_by_hand():
     assert {k: v.item() for k, v in output["terms"].items()} == {"near": 4.0, "far": 6.0}
     assert output["weights"] == {"near": 1.0, "far": 2.0}
     assert not output["loss"].requires_grad
+
+
+@pytest.mark.parametrize(("clip_norm", "step"), [(None, 10.0), (4.0, 4.0), (11.0, 10.0)])
+def test_a_long_gradient_is_cut(clip_norm, step):
+    trainer, network = make_trainer(lambda net: Quadratic(net, {"near": 1.0, "far": 2.0}, clip_norm=clip_norm))
+    trainer.run()
+    assert network.weight.item() == pytest.approx(2.0 - 0.1 * step)
+
+
+def test_all_parameters_gradients_are_cut_together():
+    """(6, 8) has the norm 10."""
+
+    class Two(TrainStep):
+        def terms(self, batch):
+            first, second = self.students["network"].weight.flatten()
+            return {"both": 6 * first + 8 * second}
+
+    network = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.zeros_(network.weight)
+    trainer, _ = make_trainer(lambda _: Two(students={"network": network}, weights={"both": 1.0}, clip_norm=5.0))
+    trainer.optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    trainer.run()
+    torch.testing.assert_close(network.weight.detach(), torch.tensor([[-3.0, -4.0]]))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_scaled_gradient_is_cut_at_its_own_length():
+    """Under AMP the gradient is 65536 times as long."""
+    network = torch.nn.Linear(1, 1, bias=False, device="cuda")
+    torch.nn.init.constant_(network.weight, 2.0)
+    step = Quadratic(network, {"near": 1.0, "far": 2.0}, clip_norm=4.0)
+    trainer = SupervisedTrainer(
+        torch.device("cuda"), 1, [{"image": torch.zeros(1, 1)}], network, torch.optim.SGD(network.parameters(), lr=0.1),
+        None, iteration_update=step, decollate=False, amp=True,
+    )  # fmt: skip
+    trainer.run()
+    assert network.weight.item() == pytest.approx(2.0 - 0.1 * 4)
 
 
 def test_gradients_do_not_add_up_over_iterations():
@@ -87,6 +125,8 @@ def test_weights_that_teach_nothing_are_an_error():
     network = torch.nn.Linear(1, 1)
     with pytest.raises(ValueError, match="Every loss weight is 0"):
         Quadratic(network, {"near": 0})
+    with pytest.raises(ValueError, match="clip_norm: found 0"):
+        Quadratic(network, {"near": 1.0}, clip_norm=0)
     with pytest.raises(ValueError, match="Ramps for"):
         Quadratic(network, {"near": 1.0}, {"nera": lambda e: 1.0})
 
