@@ -11,6 +11,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Events
 from monai.bundle import ConfigParser
 from PIL import Image
 
@@ -59,6 +60,20 @@ def test_training_writes_all_that_a_person_opens(trained_cps_csingan):
     report = (trained_cps_csingan.root / "output/training/report.html").read_text()
     assert "finished" in report
     assert "round 1" in report
+
+
+def test_the_papers_network_and_rate_learn_from_random_weights(with_patches, monkeypatch):
+    """Without ``clip_norm`` the loss is not finite at the sixth iteration."""
+    monkeypatch.setattr(with_patches, "tiny", lambda: {"phantom_dir": str(with_patches.phantom_dir)})
+    losses = []
+    workflow = with_patches.workflow("train", "smoke", "no_validation", batch_size=1, epoch_iterations=6, rounds=0)
+    workflow.initialize()
+    workflow.trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: losses.append(float(engine.state.output["loss"]))
+    )
+    workflow.run()
+    assert len(losses) == 6
+    assert max(losses[-3:]) < losses[0]
 
 
 def test_pseudo_labels_are_of_training_images_alone_and_keep_annotations(trained_cps_csingan):
