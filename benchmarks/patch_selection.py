@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ SHORT_LIST = {"cheapest": 32, "spread": 96}
 ROUNDS = 2
 
 
-def run() -> list[dict[str, Any]]:
-    """Three rows: exact by the loop, dense by exact, and dense's picks; on CUDA where there is one."""
+def run() -> Iterator[dict[str, Any]]:
+    """Three rows: exact by the loop, dense by exact, and, much later, dense's picks; on CUDA where there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = PatchFeatures().to(device)
     pictures = _pictures()
@@ -47,23 +47,21 @@ def run() -> list[dict[str, Any]]:
     per_window = {name: seconds[name] / some for name in ("exact", "loop")}
     listed = CLUSTERS * sum(SHORT_LIST.values()) / IMAGES
     each = f"{SIZE} px, stride {STRIDE}, ResNet-50, {device.type}"
-    return [
-        _row(
-            "exact features by one window at a time through files",
-            f"{some} of the {IMAGES * total} windows of {IMAGES} images of {SIDE}x{SIDE}, {each}",
-            seconds["exact"],
-            seconds["loop"],
-            **{f"windows/s {name}": 1 / value for name, value in per_window.items()},
-        ),
-        _row(
-            "dense features by exact ones",
-            f"{total} windows of an image of {SIDE}x{SIDE}, exact and {listed:g} listed reckoned from {some}, {each}",
-            seconds["dense"] + listed * per_window["exact"],
-            per_window["exact"] * total,
-            **{"map alone s": seconds["dense"]},
-        ),
-        _picks(pictures, network, device),
-    ]
+    yield _row(
+        "exact features by one window at a time through files",
+        f"{some} of the {IMAGES * total} windows of {IMAGES} images of {SIDE}x{SIDE}, {each}",
+        seconds["exact"],
+        seconds["loop"],
+        **{f"windows/s {name}": 1 / value for name, value in per_window.items()},
+    )
+    yield _row(
+        "dense features by exact ones",
+        f"{total} windows of an image of {SIDE}x{SIDE}, exact and {listed:g} listed reckoned from {some}, {each}",
+        seconds["dense"] + listed * per_window["exact"],
+        per_window["exact"] * total,
+        **{"map alone s": seconds["dense"]},
+    )
+    yield _picks(pictures, network, device)
 
 
 def _row(what: str, size: str, ours: float, reference: float, **more: float) -> dict[str, Any]:
