@@ -14,5 +14,19 @@ def numbers_of_the_cpu(monkeypatch):
         yield
 
 
+@pytest.fixture
+def assert_same_on_the_gpu(numbers_of_the_cpu):
+    """Takes a function of ``device`` and ``amp`` that trains and gives the last output, and compares the terms."""
+
+    def compare(train, *, amp, **tolerance):
+        found = []
+        for options in ({"device": "cpu", "amp": False}, {"device": "cuda", "amp": amp}):
+            torch.manual_seed(3)
+            found.append({name: float(term) for name, term in train(**options)["terms"].items()})
+        assert found[1] == pytest.approx(found[0], **tolerance)
+
+    return compare
+
+
 def _moved(drawn):
     return lambda *size, device=None, **kwargs: drawn(*size, **kwargs).to(device or "cpu")

@@ -368,10 +368,8 @@ def test_it_learns_discs_from_points():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_the_gpu_with_amp_gives_the_terms_of_the_cpu():
-    found = []
-    for device, amp in (("cpu", False), ("cuda", True)):
-        output = train(make_step((*CKS, "mask")), make_batch(3, 2), device=device, amp=amp).state.output
-        found.append({name: float(term) for name, term in output["terms"].items()})
-    assert found[1] == pytest.approx(found[0], rel=0.05, abs=0.01)
+def test_the_gpu_with_amp_gives_the_terms_of_the_cpu(assert_same_on_the_gpu):
+    assert_same_on_the_gpu(
+        lambda **options: train(make_step((*CKS, "mask")), make_batch(3, 2), **options).state.output,
+        amp=True, rel=0.05, abs=0.01,
+    )  # fmt: skip

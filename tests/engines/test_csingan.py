@@ -209,12 +209,8 @@ def test_it_learns_to_draw_for_a_mask_that_it_has_no_image_of():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_the_gpu_gives_the_terms_of_the_cpu(numbers_of_the_cpu):
+def test_the_gpu_gives_the_terms_of_the_cpu(assert_same_on_the_gpu):
     """Over both scales, after one iteration of each; without AMP, as the bundle trains."""
-    found = []
-    for device in ("cpu", "cuda"):
-        step = make_step(epochs_per_scale=1)
-        output = train(step, 2, device=device)
-        found.append({name: float(term) for name, term in output["terms"].items()})
-    assert found[1] == pytest.approx(found[0], rel=1e-2, abs=1e-3)
+    assert_same_on_the_gpu(
+        lambda device, amp: train(make_step(epochs_per_scale=1), 2, device=device), amp=False, rel=1e-2, abs=1e-3
+    )

@@ -86,13 +86,11 @@ def test_the_loss_falls():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("amp", [False, True])
-def test_the_gpu_gives_the_terms_of_the_cpu(amp, numbers_of_the_cpu):
-    found = []
-    for device in ("cpu", "cuda"):
-        items = [item((5, 9), (40, 30)), item((20, 40))]
-        _, trainer = trainer_of(items, dict.fromkeys(TERMS, 1.0), device=device, amp=amp and device == "cuda")
+def test_the_gpu_gives_the_terms_of_the_cpu(amp, assert_same_on_the_gpu):
+    def train(**options):
+        _, trainer = trainer_of([item((5, 9), (40, 30)), item((20, 40))], dict.fromkeys(TERMS, 1.0), **options)
         trainer.run()
-        found.append({name: float(term) for name, term in trainer.state.output["terms"].items()})
-    assert found[1] == pytest.approx(found[0], rel=0.1 if amp else 1e-3)
+        return trainer.state.output
+
+    assert_same_on_the_gpu(train, amp=amp, rel=0.1 if amp else 1e-3)

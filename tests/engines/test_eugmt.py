@@ -246,11 +246,7 @@ def test_options_that_do_not_fit():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_the_gpu_with_amp_gives_the_terms_of_the_cpu(batch):
-    found = []
-    for device, amp in (("cpu", False), ("cuda", True)):
-        step, students, handler = make_step(ALL, noise_sd=0.0)
-        output = train(step, students, handler, batch, device=device, amp=amp).state.output
-        found.append({name: float(term) for name, term in output["terms"].items()})
-    assert found[1] == pytest.approx(found[0], rel=0.05)
+def test_the_gpu_with_amp_gives_the_terms_of_the_cpu(batch, assert_same_on_the_gpu):
+    assert_same_on_the_gpu(
+        lambda **options: train(*make_step(ALL, noise_sd=0.0), batch, **options).state.output, amp=True, rel=0.05
+    )

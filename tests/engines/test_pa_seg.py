@@ -113,23 +113,15 @@ def test_loss_falls_on_a_toy_set(batch):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("amp", [False, True])
-def test_the_gpu_gives_the_terms_of_the_cpu(batch, amp, numbers_of_the_cpu):
-    found = []
-    for device in ("cpu", "cuda"):
+def test_the_gpu_gives_the_terms_of_the_cpu(batch, amp, assert_same_on_the_gpu):
+    def train(device, amp):
         step, network = make_step({"partial": 1.0, "crf": 0.7, "variance": 0.3})
         trainer = SupervisedTrainer(
-            device=torch.device(device),
-            amp=amp and device == "cuda",
-            max_epochs=1,
-            train_data_loader=[batch] * 3,
-            network=network.to(device),
-            optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
-            loss_function=None,
-            iteration_update=step,
-            decollate=False,
-        )
+            torch.device(device), 1, [batch] * 3, network.to(device), torch.optim.SGD(network.parameters(), lr=0.1),
+            None, iteration_update=step, decollate=False, amp=amp,
+        )  # fmt: skip
         trainer.run()
-        found.append({name: float(term) for name, term in trainer.state.output["terms"].items()})
-    assert found[1] == pytest.approx(found[0], rel=0.05 if amp else 1e-4)
+        return trainer.state.output
+
+    assert_same_on_the_gpu(train, amp=amp, rel=0.05 if amp else 1e-4)

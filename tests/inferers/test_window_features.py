@@ -128,7 +128,6 @@ def test_options_out_of_range():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("mode", ["exact", "dense"])
 def test_the_gpu_gives_the_features_of_the_cpu(mode):
     """Up to what TF32 rounds; also those that a dense run is asked for afterwards."""
